@@ -1,0 +1,232 @@
+/* os_linux.c - os.h for Linux. Facts come from /proc, /sys/fs/cgroup and system calls. */
+#ifdef __linux__
+#define _GNU_SOURCE
+#include "base/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#define HUGE_PAGE ((size_t)2 << 20)
+
+/* Reads a small text file into `out`; false when it is not there. */
+static bool read_text(const char *path, char *out, size_t size) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, out, size - 1);
+    close(fd);
+    if (n < 0)
+        return false;
+    out[n] = 0;
+    return true;
+}
+
+static uint64_t number_from(const char *path) {
+    char text[64];
+    if (!read_text(path, text, sizeof text) || text[0] < '0' || text[0] > '9')
+        return UINT64_MAX;
+    return strtoull(text, NULL, 10);
+}
+
+/* "Key:   123 kB" in a /proc file, in bytes; 0 when absent. */
+static uint64_t proc_kib(const char *path, const char *key) {
+    char text[4096];
+    if (!read_text(path, text, sizeof text))
+        return 0;
+    const char *p = strstr(text, key);
+    return p ? strtoull(p + strlen(key), NULL, 10) * 1024 : 0;
+}
+
+static uint64_t cgroup_limit(void) {
+    uint64_t v2 = number_from("/sys/fs/cgroup/memory.max");
+    uint64_t v1 = number_from("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    return MLXD_MIN(v2, v1);
+}
+
+uint64_t mlxd_os_memory_total(void) {
+    return MLXD_MIN(proc_kib("/proc/meminfo", "MemTotal:"), cgroup_limit());
+}
+
+uint64_t mlxd_os_memory_available(void) {
+    uint64_t used = number_from("/sys/fs/cgroup/memory.current");
+    if (used == UINT64_MAX)
+        used = number_from("/sys/fs/cgroup/memory/memory.usage_in_bytes");
+    uint64_t limit = cgroup_limit();
+    uint64_t room = used != UINT64_MAX && limit > used ? limit - used : UINT64_MAX;
+    return MLXD_MIN(proc_kib("/proc/meminfo", "MemAvailable:"), room);
+}
+
+uint64_t mlxd_os_rss(void) {
+    return proc_kib("/proc/self/status", "VmRSS:");
+}
+
+uint64_t mlxd_os_rss_peak(void) {
+    return proc_kib("/proc/self/status", "VmHWM:");
+}
+
+double mlxd_os_cpu_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+unsigned mlxd_os_cpus(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return 1;
+    int n = CPU_COUNT(&set);
+    return n > 0 ? (unsigned)n : 1;
+}
+
+double mlxd_os_cpu_quota(void) {
+    char text[64];
+    long long quota = 0, period = 0;
+    if (read_text("/sys/fs/cgroup/cpu.max", text, sizeof text)) {
+        if (sscanf(text, "%lld %lld", &quota, &period) != 2)
+            return 0;
+    } else {
+        char p[64];
+        if (!read_text("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", text, sizeof text) ||
+            !read_text("/sys/fs/cgroup/cpu/cpu.cfs_period_us", p, sizeof p))
+            return 0;
+        quota = atoll(text);
+        period = atoll(p);
+    }
+    return quota > 0 && period > 0 ? (double)quota / (double)period : 0;
+}
+
+#if defined(__x86_64__)
+static uint64_t xgetbv0(void) {
+    uint32_t lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return (uint64_t)hi << 32 | lo;
+}
+
+unsigned mlxd_os_cpu_flags(void) {
+    unsigned a, b, c, d, flags = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d))
+        return 0;
+    bool fma = c & bit_FMA, f16c = c & bit_F16C, osxsave = c & bit_OSXSAVE;
+    if (!osxsave || (xgetbv0() & 6) != 6)
+        return 0;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2) && fma && f16c)
+        flags |= MLXD_CPU_AVX2;
+    return flags;
+}
+
+static unsigned get_mxcsr(void) {
+    unsigned v;
+    __asm__ volatile("stmxcsr %0" : "=m"(v));
+    return v;
+}
+
+/* All exceptions masked, round to nearest, no flush-to-zero, no denormals-are-zero. */
+void mlxd_os_fpu_init(void) {
+    unsigned v = 0x1f80;
+    __asm__ volatile("ldmxcsr %0" : : "m"(v));
+}
+
+bool mlxd_os_fpu_ok(void) {
+    return (get_mxcsr() & 0xffc0) == 0x1f80;
+}
+#else
+unsigned mlxd_os_cpu_flags(void) {
+    return MLXD_CPU_NEON;
+}
+
+/* FPCR 0: round to nearest even, no flush-to-zero, no default NaN. */
+void mlxd_os_fpu_init(void) {
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+}
+
+bool mlxd_os_fpu_ok(void) {
+    uint64_t v;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(v));
+    return (v & 0x03c80000u) == 0;
+}
+#endif
+
+void mlxd_os_cpu_name(char *out, size_t size) {
+    char text[4096];
+    MLXD_ASSERT(size > 0);
+    snprintf(out, size, "unknown");
+    if (!read_text("/proc/cpuinfo", text, sizeof text))
+        return;
+    const char *p = strstr(text, "model name");
+    p = p ? strchr(p, ':') : NULL;
+    if (p)
+        snprintf(out, size, "%.*s", (int)strcspn(p + 2, "\n"), p + 2);
+}
+
+void mlxd_os_thread_class(const char *name, mlxd_os_priority priority) {
+    prctl(PR_SET_NAME, name);
+    /* nice +10 for compute: on machines that are shared with other work SCHED_IDLE would starve
+     * it. On Linux the nice value belongs to the thread. */
+    if (priority == MLXD_PRIORITY_COMPUTE)
+        (void)setpriority(PRIO_PROCESS, 0, 10);
+}
+
+uint64_t mlxd_os_files_raise(void) {
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0)
+        return 0;
+    r.rlim_cur = r.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &r);
+    (void)getrlimit(RLIMIT_NOFILE, &r);
+    return r.rlim_cur;
+}
+
+void *mlxd_os_map(size_t bytes) {
+    size_t n;
+    if (!mlxd_add_size(bytes, 2 * HUGE_PAGE - 1, &n))
+        return NULL;
+    n &= ~(HUGE_PAGE - 1);
+    char *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    /* Cut both ends off, so that the region starts on a huge page and ends behind `bytes`. */
+    char *start = (char *)(((uintptr_t)p + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t keep = (bytes + page - 1) & ~(page - 1);
+    if (start > p)
+        munmap(p, (size_t)(start - p));
+    if (start + keep < p + n)
+        munmap(start + keep, (size_t)(p + n - (start + keep)));
+    (void)madvise(start, keep, MADV_HUGEPAGE);
+    return start;
+}
+
+void mlxd_os_unmap(void *p, size_t bytes) {
+    if (!p)
+        return;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    munmap(p, (bytes + page - 1) & ~(page - 1));
+}
+
+bool mlxd_os_random(void *out, size_t len) {
+    uint8_t *p = out;
+    while (len > 0) {
+        ssize_t n = getrandom(p, MLXD_MIN(len, (size_t)256), 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        p += n;
+        len -= (size_t)n;
+    }
+    return true;
+}
+#endif
