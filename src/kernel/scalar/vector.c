@@ -1,0 +1,54 @@
+/* vector.c - the definition of the small operations between the matrix products (see vector.h). */
+#include "kernel/tables.h"
+
+#include "kernel/math.h"
+#include "kernel/scalar/lanes.h"
+
+#include <math.h>
+#include <string.h>
+
+void mlxd_rmsnorm_scalar(const float *x, const float *w, size_t n, float eps, float *y) {
+    float lane[MLXD_LANES] = {0};
+    for (size_t i = 0; i < n; i++)
+        lane[i % MLXD_LANES] = fmaf(x[i], x[i], lane[i % MLXD_LANES]);
+    float r = 1.0f / sqrtf(mlxd_lanes_sum(lane) / (float)n + eps);
+    for (size_t i = 0; i < n; i++)
+        y[i] = (x[i] * r) * w[i];
+}
+
+void mlxd_add_scalar(float *x, const float *y, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] + y[i];
+}
+
+void mlxd_swiglu_scalar(const float *g, const float *u, size_t n, float *out) {
+    for (size_t i = 0; i < n; i++)
+        out[i] = (g[i] / (1.0f + mlxd_exp_f32(-g[i]))) * u[i];
+}
+
+void mlxd_rope_pairs_scalar(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
+                            const float *sin) {
+    for (size_t h = 0; h < heads; h++) {
+        float *v = x + h * head_dim;
+        for (size_t i = 0; i < rot / 2; i++) {
+            float a = v[2 * i], b = v[2 * i + 1];
+            v[2 * i] = fmaf(a, cos[i], -(b * sin[i]));
+            v[2 * i + 1] = fmaf(a, sin[i], b * cos[i]);
+        }
+    }
+}
+
+void mlxd_to_f16_scalar(const float *x, size_t n, uint16_t *out) {
+    for (size_t i = 0; i < n; i++)
+        out[i] = mlxd_f32_to_f16(x[i]);
+}
+
+bool mlxd_is_finite_scalar(const float *x, size_t n) {
+    uint32_t odd = 0; /* counts exponents of all ones: infinity and NaN */
+    for (size_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], sizeof u);
+        odd |= (u & 0x7f800000u) == 0x7f800000u;
+    }
+    return odd == 0;
+}

@@ -1,0 +1,33 @@
+/* vector.h - the small operations between the matrix products. Lengths n >= 0 of any value;
+ * pointers need natural alignment only; outputs may equal inputs where it is said. */
+#ifndef MLXD_KERNEL_VECTOR_H
+#define MLXD_KERNEL_VECTOR_H
+
+#include "base/base.h"
+
+typedef struct mlxd_vector_kernels {
+    /* RMSNorm: ss = 16-lane sum of fma(x, x, lane); r = 1 / sqrt(ss / (float)n + eps);
+     * y[i] = (x[i] * r) * w[i]. y may be x. */
+    void (*rmsnorm)(const float *x, const float *w, size_t n, float eps, float *y);
+    /* x[i] = x[i] + y[i] */
+    void (*add)(float *x, const float *y, size_t n);
+    /* SwiGLU: out[i] = (g[i] / (1 + exp(-g[i]))) * u[i]. out may be g or u. */
+    void (*swiglu)(const float *g, const float *u, size_t n, float *out);
+    /* Rotates pairs (x[2i], x[2i+1]), i < rot/2, of each of `heads` vectors of head_dim values:
+     *   a = x[2i], b = x[2i+1]:  x[2i] = fma(a, cos[i], -(b * sin[i]))
+     *                            x[2i+1] = fma(a, sin[i], b * cos[i])
+     * ("NORM" order of GGUF's llama). Values beyond rot stay. */
+    void (*rope_pairs)(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
+                       const float *sin);
+    /* f32 -> f16, round to nearest even, overflow to infinity. */
+    void (*to_f16)(const float *x, size_t n, uint16_t *out);
+    /* No NaN and no infinity among n values. */
+    bool (*is_finite)(const float *x, size_t n);
+} mlxd_vector_kernels;
+
+/* Exact widening of one f16 / bf16, and the one rounding back. */
+float mlxd_f16_to_f32(uint16_t h);
+uint16_t mlxd_f32_to_f16(float f);
+float mlxd_bf16_to_f32(uint16_t h);
+
+#endif
