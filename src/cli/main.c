@@ -1,0 +1,103 @@
+/* main.c - the mlxd binary: a table of subcommands. */
+#include "cli/cli.h"
+
+#include "base/log.h"
+#include "base/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const mlxd_command commands[] = {
+    {"run", MLXD_CMD_RUN, "answer one prompt in this process",
+     "mlxd run -m FILE -p TEXT [options]\n\n"
+     "Loads the model, answers one prompt on standard output, and ends. Nothing is sent over a\n"
+     "network. With --json one object with text, token ids, timings and the digest of the "
+     "logits.\n",
+     mlxd_cmd_run},
+    {"version", MLXD_CMD_VERSION, "print version and build", "mlxd version [--json]\n",
+     mlxd_cmd_version},
+};
+
+static void print_overview(FILE *out) {
+    fprintf(out, "mlxd serves one large language model from a few everyday machines.\n\n"
+                 "Usage: mlxd COMMAND [options]\n\nCommands:\n");
+    for (size_t i = 0; i < MLXD_COUNT_OF(commands); i++)
+        fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].summary);
+    fprintf(out, "\n`mlxd COMMAND --help` explains one. Settings come from flags, then the "
+                 "environment,\nthen mlxd.yaml, then defaults.\n"
+                 "Exit codes: 0 ok, 64 usage, 65 bad data, 66 missing, 69 unavailable, 70 internal,"
+                 "\n71 no memory, 74 I/O, 75 try later, 77 permission, 78 configuration.\n");
+}
+
+int mlxd_cli_fail(mlxd_err err, const mlxd_why *why) {
+    fprintf(stderr, "mlxd: %s\n", why->text[0] ? why->text : mlxd_err_name(err));
+    return mlxd_err_get(err)->exit_code;
+}
+
+mlxd_err mlxd_cli_log(const mlxd_options *o, const char *fallback, mlxd_why *why) {
+    mlxd_log_level level;
+    const char *name = o->log_level[0] ? o->log_level : fallback;
+    if (!mlxd_log_parse_level(name, &level))
+        return mlxd_fail(why, MLXD_ERR_CONFIG,
+                         "log level \"%.20s\": expected error, warn, info or debug", name);
+    mlxd_log_init(level, o->log_json);
+    return MLXD_OK;
+}
+
+mlxd_err mlxd_cli_print(const void *data, size_t len, mlxd_why *why) {
+    if (fwrite(data, 1, len, stdout) != len || fflush(stdout) != 0)
+        return mlxd_fail(why, MLXD_ERR_IO, "standard output: write failed: %s",
+                         errno == EPIPE ? "nobody reads it" : "no room or closed");
+    return MLXD_OK;
+}
+
+/* Descriptors 0 to 2 must be open, or a file opened later would get their numbers. */
+static void open_standard_files(void) {
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) != fd)
+            _exit(71);
+}
+
+int main(int argc, char **argv) {
+    open_standard_files();
+    (void)signal(SIGPIPE, SIG_IGN);
+    if (argc < 2) {
+        print_overview(stderr);
+        return mlxd_err_get(MLXD_ERR_USAGE)->exit_code;
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0)
+        name = "version";
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        print_overview(stdout);
+        return 0;
+    }
+    for (size_t i = 0; i < MLXD_COUNT_OF(commands); i++) {
+        const mlxd_command *c = &commands[i];
+        mlxd_options o;
+        mlxd_why why = {0};
+        if (strcmp(name, c->name) != 0)
+            continue;
+        mlxd_err err = mlxd_options_read(&o, c->bit, argc, argv, &why);
+        int code = 0;
+        if (err) {
+            code = mlxd_cli_fail(err, &why);
+            if (err == MLXD_ERR_USAGE)
+                fprintf(stderr, "Try: mlxd %s --help\n", c->name);
+        } else if (o.help) {
+            printf("Usage: %s", c->usage);
+            mlxd_options_help(c->bit);
+        } else {
+            code = c->run(&o);
+        }
+        mlxd_options_deinit(&o);
+        return code;
+    }
+    fprintf(stderr, "mlxd: unknown command \"%.40s\"\n\n", name);
+    print_overview(stderr);
+    return mlxd_err_get(MLXD_ERR_USAGE)->exit_code;
+}

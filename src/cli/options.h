@@ -1,0 +1,95 @@
+/* options.h - one table of everything that can be set, from four places: flag > environment > file
+ * (mlxd.yaml) > default. `--help`, parsing, range checks and error texts all come from the table.
+ */
+#ifndef MLXD_CLI_OPTIONS_H
+#define MLXD_CLI_OPTIONS_H
+
+#include "base/base.h"
+
+/* Commands, as bits: which options belong to which. */
+enum {
+    MLXD_CMD_RUN = 1u << 0,
+    MLXD_CMD_SERVE = 1u << 1,
+    MLXD_CMD_WORKER = 1u << 2,
+    MLXD_CMD_PLAN = 1u << 3,
+    MLXD_CMD_CERTS = 1u << 4,
+    MLXD_CMD_HEALTHCHECK = 1u << 5,
+    MLXD_CMD_VERSION = 1u << 6,
+    MLXD_CMD_ALL = (1u << 7) - 1,
+};
+
+#define MLXD_OPTION_LIST_MAX 64
+
+/* Texts of a list option. */
+typedef struct mlxd_option_list {
+    const char *items[MLXD_OPTION_LIST_MAX];
+    size_t count;
+} mlxd_option_list;
+
+/* Every option's value. Strings live until mlxd_options_deinit. */
+typedef struct mlxd_options {
+    /* model and compute */
+    const char *model;
+    uint64_t threads;  /* 0: all processors */
+    uint64_t ctx;      /* 0: the model's */
+    uint64_t parallel; /* sequences whose KV fits at once */
+    uint64_t prefill_chunk;
+    const char *cpu; /* cap of the instruction set */
+    /* one request */
+    const char *prompt;
+    uint64_t max_tokens;
+    double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
+    int64_t top_k;
+    const char *seed; /* "" = random */
+    mlxd_option_list stop;
+    const char *system;
+    bool raw, json, ignore_eos;
+    mlxd_option_list layers_per_stage;
+    /* nodes */
+    const char *device, *role;
+    const char *host;
+    uint64_t port, grpc_port, health_port;
+    const char *grpc_host;
+    const char *certs, *ca, *cert, *key;
+    bool insecure;
+    mlxd_option_list workers; /* device=host:port */
+    mlxd_option_list layers;  /* device:first-last */
+    mlxd_option_list allowed_hosts;
+    uint64_t worker_timeout_ms;
+    /* REST */
+    const char *api_key_file;
+    bool no_auth;
+    const char *served_name;
+    uint64_t queue;
+    const char *trace;
+    /* plan */
+    mlxd_option_list devices; /* name:memory[:speed] */
+    /* certs */
+    const char *cluster;
+    mlxd_option_list hosts;
+    uint64_t days;
+    bool force, server_pair;
+    /* healthcheck */
+    const char *address, *service;
+    /* output */
+    const char *config;
+    const char *log_level;
+    bool log_json, quiet, help;
+    /* words that are no options */
+    const char *args[8];
+    size_t n_args;
+    /* private */
+    void *owned;
+} mlxd_options;
+
+/* Reads defaults, then the file (--config, MLXD_CONFIG, ./mlxd.yaml when it is there), then the
+ * environment, then argv[2..] into *o. `command` is one bit. USAGE or CONFIG with a text that names
+ * the place. */
+mlxd_err mlxd_options_read(mlxd_options *o, unsigned command, int argc, char **argv,
+                           mlxd_why *why) MLXD_MUST_CHECK;
+void mlxd_options_deinit(mlxd_options *o);
+
+/* The options part of `--help` for a command. */
+void mlxd_options_help(unsigned command);
+
+#endif

@@ -1,0 +1,99 @@
+/* host.c - see host.h. */
+#include "serve/host.h"
+
+#include "base/os.h"
+
+/* The head is loaded on the driver thread, whose pool does the packing. */
+struct load_head {
+    mlxd_host *host;
+    const mlxd_progress *progress;
+    mlxd_err err;
+    mlxd_why *why;
+};
+
+static void load_head_job(mlxd_pool *pool, void *a, void *b) {
+    struct load_head *l = a;
+    mlxd_host *h = l->host;
+    mlxd_vocab *vocab;
+    (void)b;
+    l->err = mlxd_vocab_open(&vocab, h->file, &h->config, h->kernels, pool, l->progress, l->why);
+    if (l->err)
+        return;
+    l->err = mlxd_head_open(&h->head, h->driver, vocab, &h->config, l->why);
+    if (l->err)
+        mlxd_vocab_close(vocab);
+}
+
+static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
+    const mlxd_gguf *g = mlxd_model_file_gguf(h->file);
+    mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
+    if (!err && mlxd_tokenizer_vocab(h->tokenizer) > h->config.vocab)
+        err = mlxd_fail(why, MLXD_ERR_DATA, "the tokenizer has %zu tokens, the embedding %u rows",
+                        mlxd_tokenizer_vocab(h->tokenizer), h->config.vocab);
+    if (err)
+        return mlxd_fail_in(why, err, "%s", mlxd_model_file_path(h->file));
+    /* Without a template the model still answers raw prompts. */
+    err = mlxd_chat_open(&h->chat, g, &h->chat_why);
+    if (err == MLXD_ERR_NOTFOUND || err == MLXD_ERR_UNSUPPORTED)
+        err = MLXD_OK;
+    else if (err)
+        *why = h->chat_why;
+    return err;
+}
+
+mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) {
+    *h = (mlxd_host){0};
+    unsigned threads = p->threads ? p->threads : MLXD_MIN(mlxd_os_cpus(), MLXD_LIMIT_THREADS);
+    mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
+    if (!err)
+        err = mlxd_model_file_open(&h->file, p->path, why);
+    if (!err) {
+        err = mlxd_config_read(&h->config, mlxd_model_file_gguf(h->file), why);
+        if (err)
+            err = mlxd_fail_in(why, err, "%s", p->path);
+    }
+    if (!err && p->text)
+        err = open_text(h, why);
+    if (!err)
+        err = mlxd_driver_open(&h->driver, threads, why);
+    if (!err && p->head) {
+        struct load_head l = {h, p->progress, MLXD_OK, why};
+        mlxd_driver_run(h->driver, (mlxd_job){load_head_job, &l, NULL});
+        err = l.err;
+    }
+    if (err)
+        mlxd_host_close(h);
+    return err;
+}
+
+void mlxd_host_close(mlxd_host *h) {
+    mlxd_head_close(h->head);
+    mlxd_driver_close(h->driver);
+    mlxd_chat_close(h->chat);
+    mlxd_tokenizer_close(h->tokenizer);
+    mlxd_model_file_close(h->file);
+    *h = (mlxd_host){0};
+}
+
+mlxd_err mlxd_host_context(const mlxd_host *h, uint64_t ctx, uint64_t parallel, uint32_t kv_layers,
+                           uint64_t weights_bytes, uint32_t *context, uint32_t *kv_pages,
+                           mlxd_why *why) {
+    MLXD_ASSERT(parallel > 0 && kv_layers > 0);
+    uint64_t page = mlxd_kv_page_bytes(&h->config, kv_layers);
+    uint64_t available = mlxd_os_memory_available();
+    uint64_t room = available > weights_bytes ? available - weights_bytes : 0;
+    /* A tenth stays free for everything else of this machine. */
+    uint64_t pages_max = room / 10 * 9 / page;
+    uint64_t wish = ctx ? ctx : h->config.context;
+    if (pages_max == 0 || (ctx && mlxd_kv_pages(ctx) > pages_max))
+        return mlxd_fail(
+            why, MLXD_ERR_NOMEM,
+            "a context of %llu tokens needs %llu MiB beside %llu MiB of weights, "
+            "%llu MiB are available",
+            (unsigned long long)wish, (unsigned long long)(mlxd_kv_pages(wish) * page >> 20),
+            (unsigned long long)(weights_bytes >> 20), (unsigned long long)(available >> 20));
+    uint64_t positions = MLXD_MIN(wish, pages_max * MLXD_PAGE);
+    *context = (uint32_t)positions;
+    *kv_pages = (uint32_t)MLXD_MIN(mlxd_kv_pages(positions) * parallel, pages_max);
+    return MLXD_OK;
+}
