@@ -2,6 +2,7 @@
 #include "serve/host.h"
 
 #include "base/os.h"
+#include "model/speed.h"
 
 /* The head is loaded on the driver thread, whose pool does the packing. */
 struct load_head {
@@ -73,6 +74,23 @@ void mlxd_host_close(mlxd_host *h) {
     mlxd_tokenizer_close(h->tokenizer);
     mlxd_model_file_close(h->file);
     *h = (mlxd_host){0};
+}
+
+struct speed {
+    const mlxd_kernels *kernels;
+    double bytes_per_s;
+};
+
+static void speed_job(mlxd_pool *pool, void *a, void *b) {
+    struct speed *s = a;
+    (void)b;
+    s->bytes_per_s = mlxd_speed_measure(s->kernels, pool);
+}
+
+double mlxd_host_speed(const mlxd_host *h) {
+    struct speed s = {.kernels = h->kernels};
+    mlxd_driver_run(h->driver, (mlxd_job){speed_job, &s, NULL});
+    return s.bytes_per_s;
 }
 
 mlxd_err mlxd_host_context(const mlxd_host *h, uint64_t ctx, uint64_t parallel, uint32_t kv_layers,

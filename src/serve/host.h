@@ -33,6 +33,9 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
 /* Stages of this host must be closed before. */
 void mlxd_host_close(mlxd_host *h);
 
+/* Bytes of weights per second through the product kernel on all threads; takes 0.2 s. */
+double mlxd_host_speed(const mlxd_host *h);
+
 /* Context and KV pool for `parallel` sequences: `ctx` (0: the model's), cut to what memory holds
  * beside `weights_bytes`. NOMEM with both numbers when not even one page fits. */
 mlxd_err mlxd_host_context(const mlxd_host *h, uint64_t ctx, uint64_t parallel, uint32_t kv_layers,

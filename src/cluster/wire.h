@@ -1,0 +1,45 @@
+/* wire.h - messages of mlxd.StageService as values: encoded into a header and, for steps, a payload
+ * that is sent from where it lies; decoded with every size checked before anything is believed.
+ *
+ * A message on the wire is the protobuf message of proto/stage_service.proto whose last field is
+ * `hidden` (tag 1000):   header bytes | tag, length | hidden states, little-endian f32
+ */
+#ifndef MLXD_CLUSTER_WIRE_H
+#define MLXD_CLUSTER_WIRE_H
+
+#include "backend/stage.h"
+#include "base/mem.h"
+
+#include <stage_service.pb-c.h>
+
+#define MLXD_WIRE_PROTOCOL 1 /* raised by every change that an older node would not understand */
+#define MLXD_WIRE_WORK "/mlxd.StageService/Work"
+#define MLXD_WIRE_BEAT "/mlxd.StageService/Beat"
+
+/* Splits a received message at its `hidden` field. `hidden` is empty when there is none. PROTO: not
+ * a protobuf message, or something follows `hidden`. */
+mlxd_err mlxd_wire_split(mlxd_slice message, mlxd_slice *header, mlxd_slice *hidden,
+                         mlxd_why *why) MLXD_MUST_CHECK;
+
+/* Appends an encoded WorkRequest / WorkReply without hidden states. */
+void mlxd_wire_request(mlxd_buf *out, const Mlxd__WorkRequest *m);
+void mlxd_wire_reply(mlxd_buf *out, const Mlxd__WorkReply *m);
+/* Appends tag and length of `hidden`; the payload is sent behind it. */
+void mlxd_wire_hidden(mlxd_buf *out, size_t bytes);
+
+/* ---- steps ---- */
+
+/* Appends the header of a step, up to the payload (n_tokens x width f32). */
+void mlxd_wire_step(mlxd_buf *out, const mlxd_step *s, bool last);
+/* Fills `s` from a received step. PROTO with the reason unless rows, tokens and hidden states agree
+ * and fit. *last is set. */
+mlxd_err mlxd_wire_read_step(mlxd_step *s, const Mlxd__Step *m, mlxd_slice hidden, bool *last,
+                             mlxd_why *why) MLXD_MUST_CHECK;
+/* Appends the header of the answer to a step: rows kept, time; payload n_hidden x width f32. */
+void mlxd_wire_step_reply(mlxd_buf *out, const mlxd_step *s, mlxd_err err, const mlxd_why *why);
+/* Applies a received answer to the step it belongs to: leaves out rows that the worker left out and
+ * takes over the hidden states. Returns the worker's error (with its text), or PROTO. */
+mlxd_err mlxd_wire_read_step_reply(mlxd_step *s, bool last, const Mlxd__StepReply *m,
+                                   mlxd_slice hidden, mlxd_why *why) MLXD_MUST_CHECK;
+
+#endif
