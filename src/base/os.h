@@ -15,6 +15,8 @@ uint64_t mlxd_os_rss(void);
 uint64_t mlxd_os_rss_peak(void);
 /* CPU seconds (user + system) this process has used. */
 double mlxd_os_cpu_seconds(void);
+/* Processor time of the calling thread, nanoseconds. */
+uint64_t mlxd_os_thread_cpu_ns(void);
 /* Processors this process may run on (affinity counted, a cgroup quota not); at least 1. */
 unsigned mlxd_os_cpus(void);
 /* CPU quota of the cgroup in processors (1.5 = one and a half); 0 = none. */

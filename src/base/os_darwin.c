@@ -49,6 +49,12 @@ double mlxd_os_cpu_seconds(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+uint64_t mlxd_os_thread_cpu_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 unsigned mlxd_os_cpus(void) {
     int n = 0;
     size_t len = sizeof n;

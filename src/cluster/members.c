@@ -84,6 +84,7 @@ static void fail(mlxd_members *m, mlxd_err err, const mlxd_why *why) {
 
 /* ---- plan ---- */
 
+/* A tenth of what is free stays free: for everything else of that machine. */
 static void list_devices(const mlxd_members *m, mlxd_plan_device *out) {
     for (size_t i = 0; i < m->count; i++) {
         const mlxd_member_view *v = &m->members[i].view;
@@ -100,7 +101,9 @@ static mlxd_err choose_context(mlxd_members *m, mlxd_plan_model *model,
     uint64_t positions = m->p.context ? m->p.context : m->p.config->context;
     model->kv_pages = (uint32_t)MLXD_MIN((uint64_t)mlxd_kv_pages(positions) * m->p.parallel,
                                          (uint64_t)UINT32_MAX);
-    uint32_t fits = mlxd_plan_pages(model, devices, m->count);
+    uint32_t fits = m->p.n_ranges > 0 ? mlxd_plan_pages_prescribed(model, devices, m->count,
+                                                                   m->p.ranges, m->p.n_ranges)
+                                      : mlxd_plan_pages(model, devices, m->count);
     if (fits == 0)
         return MLXD_OK; /* the plan says why, with numbers */
     if (fits < mlxd_kv_pages(positions)) {

@@ -336,6 +336,20 @@ uint32_t mlxd_plan_pages(const mlxd_plan_model *m, const mlxd_plan_device *devic
 
 /* ---- prescribed ranges ---- */
 
+/* "layer 7", "layers 10-18". */
+struct range_text {
+    char text[40];
+};
+
+static struct range_text say_range(uint32_t first, uint32_t last) {
+    struct range_text r;
+    if (first == last)
+        snprintf(r.text, sizeof r.text, "layer %u", first);
+    else
+        snprintf(r.text, sizeof r.text, "layers %u-%u", first, last);
+    return r;
+}
+
 /* A number from 0 to MLXD_LIMIT_LAYERS; moves *s behind it. */
 static bool read_layer(const char **s, uint32_t *out) {
     char *end;
@@ -379,25 +393,23 @@ static mlxd_err place_range(mlxd_plan *p, const struct task *t, const mlxd_plan_
                             const mlxd_plan_range *r, mlxd_why *why) {
     size_t d = find_device(devices, t->n, r->id);
     if (d == t->n)
-        return mlxd_fail(why, MLXD_ERR_INVALID, "layers %u-%u: there is no device %s", r->first,
-                         r->last, r->id);
+        return mlxd_fail(why, MLXD_ERR_INVALID, "%s: there is no device %s",
+                         say_range(r->first, r->last).text, r->id);
     mlxd_plan_share *s = &p->shares[d];
     if (r->first > r->last || r->last >= t->layers)
-        return mlxd_fail(why, MLXD_ERR_INVALID,
-                         "device %s: layers %u-%u: the model has layers 0-%u", r->id, r->first,
-                         r->last, t->layers - 1);
+        return mlxd_fail(why, MLXD_ERR_INVALID, "device %s: %s: the model has %s", r->id,
+                         say_range(r->first, r->last).text, say_range(0, t->layers - 1).text);
     if (s->end)
         return mlxd_fail(why, MLXD_ERR_INVALID,
-                         "device %s is given layers %u-%u and %u-%u: one range per device", r->id,
-                         s->first, s->end - 1, r->first, r->last);
+                         "device %s is given %s and %s: one range per device", r->id,
+                         say_range(s->first, s->end - 1).text, say_range(r->first, r->last).text);
     s->first = r->first;
     s->end = r->last + 1;
     uint64_t need = t->bytes[s->end] - t->bytes[s->first];
     if (need > t->room[d])
         return mlxd_fail(why, MLXD_ERR_NOMEM,
-                         "device %s: layers %u-%u with their KV cache need %llu MiB, it has "
-                         "%llu MiB for layers",
-                         r->id, r->first, r->last, mib(need),
+                         "device %s: %s with KV cache need %llu MiB, it has %llu MiB for layers",
+                         r->id, say_range(r->first, r->last).text, mib(need),
                          (unsigned long long)(t->room[d] >> 20));
     return MLXD_OK;
 }
@@ -411,10 +423,10 @@ static mlxd_err check_cover(const mlxd_plan *p, const struct task *t,
             const mlxd_plan_share *s = &p->shares[d];
             if (s->first <= at && at < s->end) {
                 if (holder < t->n)
-                    return mlxd_fail(why, MLXD_ERR_INVALID,
-                                     "layers %u-%u are given to both %s and %s", at,
-                                     MLXD_MIN(s->end, p->shares[holder].end) - 1,
-                                     devices[holder].id, devices[d].id);
+                    return mlxd_fail(
+                        why, MLXD_ERR_INVALID, "%s: given to both %s and %s",
+                        say_range(at, MLXD_MIN(s->end, p->shares[holder].end) - 1).text,
+                        devices[holder].id, devices[d].id);
                 holder = d;
                 end = s->end;
             } else if (s->first > at) {
@@ -422,8 +434,8 @@ static mlxd_err check_cover(const mlxd_plan *p, const struct task *t,
             }
         }
         if (holder == t->n)
-            return mlxd_fail(why, MLXD_ERR_INVALID, "layers %u-%u are given to no device", at,
-                             next - 1);
+            return mlxd_fail(why, MLXD_ERR_INVALID, "%s: given to no device",
+                             say_range(at, next - 1).text);
         at = MLXD_MIN(end, next);
     }
     for (uint32_t d = 1; d < t->n; d++)

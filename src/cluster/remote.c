@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define CONNECT_MS 3000 /* gRPC takes the shortest back-off as the connect timeout, too */
 #define FLIGHTS_MAX (2 * MLXD_LIMIT_STAGES)
 
 struct flight {
@@ -335,8 +336,8 @@ static mlxd_err open_channels(mlxd_remote *r, mlxd_why *why) {
                                   .creds = r->p.creds,
                                   .device = r->p.device,
                                   .own_connection = true,
-                                  .reconnect_min_ms = 50,
-                                  .reconnect_max_ms = 500};
+                                  .reconnect_min_ms = CONNECT_MS,
+                                  .reconnect_max_ms = CONNECT_MS};
     mlxd_err err = mlxd_rpc_channel_open(&r->work_channel, r->p.rpc, &o, why);
     if (!err)
         err = mlxd_rpc_channel_open(&r->beat_channel, r->p.rpc, &o, why);

@@ -530,10 +530,10 @@ static void refuses_ranges_by_name(void **unused) {
          {"layers 10-11", "no device", ""}},
         {RANGES("mini1:1-9", "mini2:10-18", "master:19-27"),
          MLXD_ERR_INVALID,
-         {"layers 0-0", "no device", ""}},
+         {"layer 0:", "no device", ""}},
         {RANGES("mini1:0-9", "mini2:10-18", "master:19-26"),
          MLXD_ERR_INVALID,
-         {"layers 27-27", "no device", ""}},
+         {"layer 27:", "no device", ""}},
         {RANGES("mini1:0-12", "mini2:10-18", "master:19-27"),
          MLXD_ERR_INVALID,
          {"layers 10-12", "mini1", "mini2"}},
@@ -548,7 +548,7 @@ static void refuses_ranges_by_name(void **unused) {
          {"layers 10-18", "no device mini3", ""}},
         {RANGES("mini1:0-9", "mini1:10-18", "master:19-27"),
          MLXD_ERR_INVALID,
-         {"mini1", "0-9", "10-18"}},
+         {"mini1", "layers 0-9", "layers 10-18"}},
         {RANGES("mini1:0-9", "mini2:10-20", "master:21-27"),
          MLXD_ERR_NOMEM,
          {"mini2: layers 10-20", "need 110 MiB", "100 MiB"}},
@@ -558,7 +558,7 @@ static void refuses_ranges_by_name(void **unused) {
         assert_why(prescribe(&p, &m, d, 3, cases[i].ranges, &why), cases[i].err, &why,
                    cases[i].words[0], cases[i].words[1], cases[i].words[2], NULL);
     assert_why(mlxd_plan_prescribe(&p, &m, d, 3, NULL, 0, &why), MLXD_ERR_INVALID, &why,
-               "layers 0-27 are given to no device", NULL);
+               "layers 0-27: given to no device", NULL);
 }
 
 /* ---- KV pool ---- */

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -27,6 +28,11 @@
 
 static char dir[64];
 static mlxd_rpc_runtime *rpc;
+
+static void nap_us(long us) {
+    struct timespec t = {.tv_nsec = us * 1000};
+    nanosleep(&t, NULL);
+}
 
 static void check(mlxd_err err, const mlxd_why *why) {
     if (err)
@@ -195,7 +201,7 @@ static void stop_coordinator(struct coordinator *c) {
 static bool wait_ready(struct coordinator *c, bool ready) {
     uint64_t until = mlxd_clock_now_ns() + 20 * MLXD_NS_PER_S;
     while (mlxd_loop_ready(c->loop) != ready && mlxd_clock_now_ns() < until)
-        usleep(2000);
+        nap_us(2000);
     return mlxd_loop_ready(c->loop) == ready;
 }
 
@@ -250,7 +256,7 @@ static void ask(struct coordinator *c, struct answer *a, uint32_t n_prompt, uint
 static void wait_end(struct answer *a) {
     uint64_t until = mlxd_clock_now_ns() + 30 * MLXD_NS_PER_S;
     while (!atomic_load(&a->ended) && mlxd_clock_now_ns() < until)
-        usleep(500);
+        nap_us(500);
     assert_true(atomic_load(&a->ended));
 }
 
@@ -318,12 +324,12 @@ static void test_sessions_are_freed(void **state) {
     assert_true(wait_ready(&c, true));
     ask(&c, &a, 50, CONTEXT - 60, 0);
     while (atomic_load(&a.tokens) < 3)
-        usleep(200);
+        nap_us(200);
     assert_int_equal(sessions_on(&w), 1);
     uint64_t t0 = mlxd_clock_now_ns();
     mlxd_loop_cancel(c.loop, 1);
     while (sessions_on(&w) > 0 && mlxd_clock_now_ns() - t0 < 5 * MLXD_NS_PER_S)
-        usleep(100);
+        nap_us(100);
     print_message("freed on the worker after %.2f ms\n", (double)(mlxd_clock_now_ns() - t0) / 1e6);
     assert_int_equal(sessions_on(&w), 0);
     wait_end(&a);
@@ -345,7 +351,7 @@ static void test_worker_lost_and_back(void **state) {
     ask_two(&c, want[0], want[1]);
     ask(&c, &a, 50, CONTEXT - 60, 0);
     while (atomic_load(&a.tokens) < 3)
-        usleep(200);
+        nap_us(200);
     stop_worker(&w);
     wait_end(&a);
     assert_int_equal(a.err, MLXD_ERR_PEER);
@@ -391,7 +397,7 @@ static bool view_says(struct coordinator *c, const char *text) {
     while (!said && mlxd_clock_now_ns() < until) {
         (void)mlxd_members_view(c->members, v);
         said = strstr(v[1].why.text, text) != NULL;
-        usleep(2000);
+        nap_us(2000);
     }
     if (!said)
         print_message("the member's reason is: %s\n", v[1].why.text);
