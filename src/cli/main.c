@@ -18,6 +18,35 @@ static const mlxd_command commands[] = {
      "network. With --json one object with text, token ids, timings and the digest of the "
      "logits.\n",
      mlxd_cmd_run},
+    {"serve", MLXD_CMD_SERVE, "coordinator: the OpenAI API over this machine and its workers",
+     "mlxd serve -m FILE [--worker ID=HOST:PORT]... [options]\n\n"
+     "Serves the OpenAI API. The model's layers are split over this process and the workers\n"
+     "named. Links to workers are mutual TLS (see `mlxd certs`). SIGTERM drains and ends it.\n",
+     mlxd_cmd_serve},
+    {"worker", MLXD_CMD_WORKER, "computes the layers that a coordinator assigns to it",
+     "mlxd worker -m FILE [options]\n\n"
+     "Waits for its coordinator, loads the layers it is given from its own copy of the model\n"
+     "file, and computes. Its REST port answers health, metrics and stats only.\n",
+     mlxd_cmd_worker},
+    {"plan", MLXD_CMD_PLAN, "show how layers would be split over devices, and what that predicts",
+     "mlxd plan -m FILE [-d ID:GIB[:SPEED]]... [--layers ID:A-B,...] [options]\n\n"
+     "Shows which device would compute which layers, what that leaves of its memory, and predicts\n"
+     "tokens per second for the first 1 to n devices, so that one sees whether another one pays.\n"
+     "The first device is the coordinator. Without devices: this machine alone. SPEED is relative\n"
+     "to this machine, which is measured (default 1).\n",
+     mlxd_cmd_plan},
+    {"certs", MLXD_CMD_CERTS, "make the cluster's CA and node certificates",
+     "mlxd certs init [--certs DIR] [--cluster NAME]\n"
+     "       mlxd certs node --device ID --role ROLE [--san NAME]... [--certs DIR]\n"
+     "       mlxd certs show [--certs DIR]\n\n"
+     "init makes the CA, once; node makes a certificate for one device (role coordinator, worker\n"
+     "or operator); show lists what is there, whether it may be used and until when. Give a node\n"
+     "ca.crt and its own two files; keep ca.key where it was made.\n",
+     mlxd_cmd_certs},
+    {"healthcheck", MLXD_CMD_HEALTHCHECK, "ask a node's grpc.health.v1 (for container probes)",
+     "mlxd healthcheck [--address HOST:PORT] [--service NAME] [--device ID]\n\n"
+     "Exit code 0: serving. 69: not serving or not reachable within 5 s.\n",
+     mlxd_cmd_healthcheck},
     {"version", MLXD_CMD_VERSION, "print version and build", "mlxd version [--json]\n",
      mlxd_cmd_version},
 };

@@ -123,7 +123,7 @@ static const struct option options[] = {
     {"key", 0, "FILE", "MLXD_KEY", "tls.key", TEXT, AT(key), 0, 0, "", SERVE|WORKER|HEALTH,
      "its private key; default: DIR/<device>.key"},
     {"insecure", 0, NULL, "MLXD_INSECURE", "tls.insecure",
-     FLAG, AT(insecure), 0, 0, "", SERVE|WORKER|HEALTH,
+     FLAG, AT(insecure), 0, 0, "", SERVE|WORKER,
      "gRPC without TLS; only on loopback addresses"},
     {"worker", 'w', "ID=HOST:PORT", "MLXD_WORKERS", "cluster.workers",
      LIST, AT(workers), 0, 0, "", SERVE,
@@ -168,6 +168,8 @@ static const struct option options[] = {
     {"address", 0, "HOST:PORT", "MLXD_ADDRESS", NULL,
      TEXT, AT(address), 0, 0, "127.0.0.1:9200", HEALTH,
      "gRPC address to ask (plaintext health port, or the TLS port with --device)"},
+    {"device", 0, "ID", NULL, NULL, TEXT, AT(device), 0, 0, "", HEALTH,
+     "ask over mutual TLS; the node must be this device"},
     {"service", 0, "NAME", NULL, NULL, TEXT, AT(service), 0, 0, "", HEALTH,
      "service to ask for: \"\", liveness, readiness, tensor_service.TensorService"},
 
@@ -551,11 +553,27 @@ void mlxd_options_deinit(mlxd_options *o) {
     o->owned = NULL;
 }
 
+/* Prints `text` from column `at` on, in lines of at most 99 columns. */
+static void print_wrapped(const char *text, int at) {
+    const int width = 99;
+    while (*text) {
+        size_t room = (size_t)(width - at), n = strlen(text);
+        if (n > room)
+            for (n = room; n > 0 && text[n] != ' ';)
+                n--;
+        printf("%.*s\n", (int)n, text);
+        text += n + (text[n] == ' ');
+        if (*text)
+            printf("%*s", at, "");
+    }
+}
+
 void mlxd_options_help(unsigned command) {
+    const int column = 33;
     printf("\nOptions:\n");
     for (size_t i = 0; i < MLXD_COUNT_OF(options); i++) {
         const struct option *opt = &options[i];
-        char left[64];
+        char left[64], text[512];
         if (!(opt->commands & command))
             continue;
         char letter[5] = "    ";
@@ -563,11 +581,13 @@ void mlxd_options_help(unsigned command) {
             snprintf(letter, sizeof letter, "-%c, ", opt->letter);
         snprintf(left, sizeof left, "%s--%s%s%s", letter, opt->name, opt->arg ? " " : "",
                  opt->arg ? opt->arg : "");
-        printf("  %-30s %s", left, opt->help);
-        if (opt->fallback[0] && opt->type != FLAG && opt->type != LIST)
-            printf(" [%s]", opt->fallback);
-        if (opt->env)
-            printf(" (%s)", opt->env);
-        printf("\n");
+        bool shows = opt->fallback[0] && opt->type != FLAG && opt->type != LIST;
+        snprintf(text, sizeof text, "%s%s%s%s%s%s%s", opt->help, shows ? " [" : "",
+                 shows ? opt->fallback : "", shows ? "]" : "", opt->env ? " (" : "",
+                 opt->env ? opt->env : "", opt->env ? ")" : "");
+        int n = printf("  %-30s ", left);
+        if (n > column)
+            n = printf("\n%*s", column, "") - 1;
+        print_wrapped(text, n);
     }
 }
