@@ -41,32 +41,117 @@ static uint64_t number_from(const char *path) {
     return strtoull(text, NULL, 10);
 }
 
-/* "Key:   123 kB" in a /proc file, in bytes; 0 when absent. */
-static uint64_t proc_kib(const char *path, const char *key) {
+/* The number behind `key` in a small text file; 0 when there is none. */
+static uint64_t number_after(const char *path, const char *key) {
     char text[4096];
     if (!read_text(path, text, sizeof text))
         return 0;
     const char *p = strstr(text, key);
-    return p ? strtoull(p + strlen(key), NULL, 10) * 1024 : 0;
+    return p ? strtoull(p + strlen(key), NULL, 10) : 0;
 }
 
-static uint64_t cgroup_limit(void) {
-    uint64_t v2 = number_from("/sys/fs/cgroup/memory.max");
-    uint64_t v1 = number_from("/sys/fs/cgroup/memory/memory.limit_in_bytes");
-    return MLXD_MIN(v2, v1);
+/* "Key:   123 kB" in a /proc file, in bytes; 0 when absent. */
+static uint64_t proc_kib(const char *path, const char *key) {
+    return number_after(path, key) * 1024;
+}
+
+/* ---- cgroups: version 2 has one tree, version 1 one per controller ---- */
+
+/* Path of this process in the tree of `controller` ("" = version 2), from /proc/self/cgroup. */
+static bool cgroup_path(const char *controller, char *out, size_t size) {
+    char text[4096];
+    if (!read_text("/proc/self/cgroup", text, sizeof text))
+        return false;
+    char *save = NULL;
+    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        char *names = strchr(line, ':'), *path = names ? strchr(names + 1, ':') : NULL;
+        if (!path)
+            continue;
+        *path++ = 0;
+        bool found = false;
+        char *rest = NULL;
+        for (char *n = strtok_r(names + 1, ",", &rest); n; n = strtok_r(NULL, ",", &rest))
+            found = found || strcmp(n, controller) == 0;
+        if (found || (names[1] == 0 && !*controller)) {
+            snprintf(out, size, "%s", path);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Calls `look` with the directory of this process's cgroup and of each of its parents. */
+static void each_cgroup(const char *controller, void (*look)(const char *dir, void *ctx),
+                        void *ctx) {
+    char path[1024], dir[1200];
+    if (!cgroup_path(controller, path, sizeof path))
+        return;
+    for (;;) {
+        snprintf(dir, sizeof dir, "/sys/fs/cgroup%s%s%s", *controller ? "/" : "", controller, path);
+        look(dir, ctx);
+        char *slash = strrchr(path, '/');
+        if (!slash || (slash == path && path[1] == 0))
+            return;
+        slash[slash == path] = 0; /* the root stays "/" */
+    }
+}
+
+/* What the tightest memory limit leaves: the limit itself, and the room below it. */
+struct memory_room {
+    const char *limit, *usage; /* names of the files */
+    uint64_t total, room;
+};
+
+static void look_at_memory(const char *dir, void *ctx) {
+    struct memory_room *m = ctx;
+    char file[1300];
+    snprintf(file, sizeof file, "%s/%s", dir, m->limit);
+    uint64_t limit = number_from(file);
+    snprintf(file, sizeof file, "%s/%s", dir, m->usage);
+    uint64_t usage = number_from(file);
+    /* The page cache counts as used, but what is inactive of it gives way. */
+    snprintf(file, sizeof file, "%s/memory.stat", dir);
+    uint64_t cache = number_after(file, "inactive_file ");
+    usage -= usage != UINT64_MAX ? MLXD_MIN(cache, usage) : 0;
+    m->total = MLXD_MIN(m->total, limit);
+    if (limit != UINT64_MAX && usage != UINT64_MAX)
+        m->room = MLXD_MIN(m->room, limit > usage ? limit - usage : 0);
+}
+
+static struct memory_room memory_room(void) {
+    struct memory_room v2 = {"memory.max", "memory.current", UINT64_MAX, UINT64_MAX};
+    struct memory_room v1 = {"memory.limit_in_bytes", "memory.usage_in_bytes", UINT64_MAX,
+                             UINT64_MAX};
+    each_cgroup("", look_at_memory, &v2);
+    each_cgroup("memory", look_at_memory, &v1);
+    v2.total = MLXD_MIN(v2.total, v1.total);
+    v2.room = MLXD_MIN(v2.room, v1.room);
+    return v2;
+}
+
+static void look_at_quota(const char *dir, void *ctx) {
+    double *quota = ctx;
+    char file[1300], text[64];
+    long long used = 0, period = 0;
+    snprintf(file, sizeof file, "%s/cpu.max", dir);
+    if (!read_text(file, text, sizeof text) || sscanf(text, "%lld %lld", &used, &period) != 2) {
+        snprintf(file, sizeof file, "%s/cpu.cfs_quota_us", dir);
+        uint64_t us = number_from(file); /* "-1" is no number: no quota */
+        snprintf(file, sizeof file, "%s/cpu.cfs_period_us", dir);
+        uint64_t per = number_from(file);
+        used = us == UINT64_MAX ? 0 : (long long)us;
+        period = per == UINT64_MAX ? 0 : (long long)per;
+    }
+    if (used > 0 && period > 0 && (*quota <= 0 || (double)used / (double)period < *quota))
+        *quota = (double)used / (double)period;
 }
 
 uint64_t mlxd_os_memory_total(void) {
-    return MLXD_MIN(proc_kib("/proc/meminfo", "MemTotal:"), cgroup_limit());
+    return MLXD_MIN(proc_kib("/proc/meminfo", "MemTotal:"), memory_room().total);
 }
 
 uint64_t mlxd_os_memory_available(void) {
-    uint64_t used = number_from("/sys/fs/cgroup/memory.current");
-    if (used == UINT64_MAX)
-        used = number_from("/sys/fs/cgroup/memory/memory.usage_in_bytes");
-    uint64_t limit = cgroup_limit();
-    uint64_t room = used != UINT64_MAX && limit > used ? limit - used : UINT64_MAX;
-    return MLXD_MIN(proc_kib("/proc/meminfo", "MemAvailable:"), room);
+    return MLXD_MIN(proc_kib("/proc/meminfo", "MemAvailable:"), memory_room().room);
 }
 
 uint64_t mlxd_os_rss(void) {
@@ -98,20 +183,10 @@ unsigned mlxd_os_cpus(void) {
 }
 
 double mlxd_os_cpu_quota(void) {
-    char text[64];
-    long long quota = 0, period = 0;
-    if (read_text("/sys/fs/cgroup/cpu.max", text, sizeof text)) {
-        if (sscanf(text, "%lld %lld", &quota, &period) != 2)
-            return 0;
-    } else {
-        char p[64];
-        if (!read_text("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", text, sizeof text) ||
-            !read_text("/sys/fs/cgroup/cpu/cpu.cfs_period_us", p, sizeof p))
-            return 0;
-        quota = atoll(text);
-        period = atoll(p);
-    }
-    return quota > 0 && period > 0 ? (double)quota / (double)period : 0;
+    double quota = 0;
+    each_cgroup("", look_at_quota, &quota);
+    each_cgroup("cpu", look_at_quota, &quota);
+    return quota;
 }
 
 #if defined(__x86_64__)
