@@ -26,7 +26,7 @@ struct mlxd_cpu {
     mlxd_layers *layers;
     mlxd_kv *kv;
     mlxd_queue *tickets;
-    uint32_t width;
+    uint32_t width, positions;
     mlxd_mutex lock;
     uint64_t drops;          /* so far; under lock */
     uint64_t dropped[DROPS]; /* ring of session ids; under lock */
@@ -166,6 +166,7 @@ mlxd_err mlxd_cpu_open(mlxd_cpu **out, const mlxd_cpu_params *p, mlxd_why *why) 
     mlxd_mutex_init(&c->lock);
     c->driver = p->driver;
     c->width = p->layers.config->hidden;
+    c->positions = p->layers.positions;
     c->stage = (mlxd_stage){.ops = &ops, .first = p->layers.first, .end = p->layers.end};
     snprintf(c->stage.device, sizeof c->stage.device, "%s", p->device);
     c->tickets = mlxd_queue_open(sizeof(struct ticket), 4096);
@@ -256,6 +257,9 @@ mlxd_err mlxd_cpu_forward(mlxd_cpu *c, uint32_t first, uint32_t end, float *hidd
         return mlxd_fail(why, MLXD_ERR_STATE,
                          "layers %u..%u are not on this device, which holds %u..%u", first,
                          end ? end - 1 : 0, c->stage.first, c->stage.end - 1);
+    if (n > c->positions)
+        return mlxd_fail(why, MLXD_ERR_RANGE, "%u positions are beyond the context of %u", n,
+                         c->positions);
     mlxd_driver_run(c->driver, (mlxd_job){forward_job, &f, NULL});
     return f.err;
 }

@@ -125,7 +125,7 @@ static mlxd_err make_prompt(struct run *run, mlxd_why *why) {
     mlxd_buf_deinit(&in);
     if (!err && run->prompt.count == 0)
         err = mlxd_fail(why, MLXD_ERR_INVALID, "the prompt is empty");
-    if (err == MLXD_ERR_RANGE || (!err && run->prompt.count >= run->context))
+    if (err == MLXD_ERR_RANGE || (!err && run->prompt.count > run->context))
         err = mlxd_fail(why, MLXD_ERR_RANGE,
                         "the prompt has %zu tokens or more, the context holds %u with the answer",
                         run->prompt.count, run->context);

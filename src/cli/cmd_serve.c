@@ -23,6 +23,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define DRAIN_MS 5000 /* running requests may end by themselves for so long after SIGTERM */
+
 struct node {
     const mlxd_options *o;
     mlxd_node_options n;
@@ -36,13 +38,15 @@ struct node {
     mlxd_plan_range ranges[MLXD_LIMIT_NODES];
     size_t n_ranges;
     mlxd_loop *loop;
-    mlxd_members *members;
+    _Atomic(mlxd_members *) members; /* NULL until all ports are ours */
     mlxd_tensor_service *tensors;
     mlxd_health health;
     mlxd_rpc_server *server, *health_server;
     mlxd_api *api;
     char model_name[256];
     uint64_t started_ns;
+    _Atomic unsigned rest_port, grpc_port; /* bound ones, once they are */
+    _Atomic bool draining;
     /* set once by the members' thread, read after mlxd_signals_wait */
     _Atomic int failed; /* mlxd_err */
     mlxd_why failed_why;
@@ -71,7 +75,7 @@ static void fill_device(mlxd_device_view *d, const mlxd_member_view *m, uint64_t
                             .end = m->end,
                             .status = status_of(m->state),
                             .why = m->why,
-                            .reconnects = m->reconnects > 0 ? m->reconnects - 1 : 0,
+                            .reconnects = m->reconnects,
                             .memory_bytes = m->local ? m->cpu.memory_bytes : m->memory_bytes};
     memcpy(d->device, m->device, sizeof d->device);
     snprintf(d->hostname, sizeof d->hostname, "%.*s",
@@ -107,7 +111,7 @@ static void explain(mlxd_node_view *v) {
 static void fill_view(void *ctx, mlxd_node_view *v) {
     struct node *node = ctx;
     uint64_t now = mlxd_clock_now_ns();
-    *v = (mlxd_node_view){.rest_port = node->api ? mlxd_api_port(node->api) : node->n.port,
+    *v = (mlxd_node_view){.rest_port = (uint16_t)atomic_load(&node->rest_port),
                           .coordinator = true,
                           .layers = node->host.config.layers,
                           .threads = mlxd_driver_threads(node->host.driver),
@@ -119,20 +123,21 @@ static void fill_view(void *ctx, mlxd_node_view *v) {
     mlxd_loop_stats(node->loop, &v->engine);
     v->ready = v->engine.stages > 0;
     v->context = v->engine.context;
+    mlxd_members *from = atomic_load(&node->members);
     mlxd_member_view *members = mlxd_mem_new(MLXD_LIMIT_NODES, sizeof *members);
-    if (!members || !node->members) {
+    if (!members || !from) {
         (void)mlxd_fail(&v->why, MLXD_ERR_STATE, "starting");
         mlxd_mem_free(members);
         return;
     }
-    v->n_devices = (uint32_t)mlxd_members_view(node->members, members);
+    v->n_devices = (uint32_t)mlxd_members_view(from, members);
     for (uint32_t i = 0; i < v->n_devices; i++) {
         fill_device(&v->devices[i], &members[i], now);
         v->devices[i].kv_pages_max = v->engine.kv_pages_max;
     }
     mlxd_mem_free(members);
     memcpy(v->devices[0].hostname, v->hostname, sizeof v->hostname);
-    v->devices[0].port = node->server ? (uint16_t)mlxd_rpc_server_port(node->server) : 0;
+    v->devices[0].port = (uint16_t)atomic_load(&node->grpc_port);
     explain(v);
 }
 
@@ -143,13 +148,17 @@ static mlxd_health_status alive(void *ctx) {
 
 static mlxd_health_status serving(void *ctx) {
     struct node *node = ctx;
-    return mlxd_loop_ready(node->loop) ? MLXD_HEALTH_SERVING : MLXD_HEALTH_NOT_SERVING;
+    bool takes = mlxd_loop_ready(node->loop) && !atomic_load(&node->draining);
+    return takes ? MLXD_HEALTH_SERVING : MLXD_HEALTH_NOT_SERVING;
 }
 
 static mlxd_err forward(void *ctx, uint32_t first, uint32_t end, float *hidden, uint32_t n,
                         mlxd_forward_done *done, void *done_ctx) {
     struct node *node = ctx;
-    return mlxd_forward_submit(mlxd_members_forward(node->members), first, end, hidden, n, done,
+    mlxd_members *members = atomic_load(&node->members);
+    if (!members)
+        return MLXD_ERR_STATE;
+    return mlxd_forward_submit(mlxd_members_forward(members), first, end, hidden, n, done,
                                done_ctx);
 }
 
@@ -313,7 +322,10 @@ static mlxd_err open_members(struct node *node, mlxd_why *why) {
                              .pipeline = on_pipeline,
                              .failed = on_failed,
                              .ctx = node};
-    return mlxd_members_open(&node->members, &p, why);
+    mlxd_members *members = NULL;
+    mlxd_err err = mlxd_members_open(&members, &p, why);
+    atomic_store(&node->members, members);
+    return err;
 }
 
 static mlxd_err open_grpc(struct node *node, mlxd_why *why) {
@@ -342,6 +354,7 @@ static mlxd_err open_grpc(struct node *node, mlxd_why *why) {
     err = mlxd_rpc_server_open(&node->server, node->rpc, &s, why);
     if (err)
         return err;
+    atomic_store(&node->grpc_port, (unsigned)mlxd_rpc_server_port(node->server));
     return mlxd_node_open_health(&node->health_server, node->rpc, &node->health,
                                  node->n.health_listen, why);
 }
@@ -357,11 +370,17 @@ static mlxd_err open_rest(struct node *node, mlxd_why *why) {
                          .allowed_hosts = o->allowed_hosts.items,
                          .allowed_hosts_len = o->allowed_hosts.count,
                          .auth = node->n.auth,
+                         .metrics_public = o->metrics_public,
                          .model_name = node->model_name,
+                         .model_digest = node->manifest.model,
                          .context = o->ctx ? (uint32_t)o->ctx : node->host.config.context,
                          .version = MLXD_VERSION,
                          .commit = MLXD_COMMIT};
-    return mlxd_api_open(&node->api, &p, why);
+    atomic_store(&node->rest_port, node->n.port);
+    mlxd_err err = mlxd_api_open(&node->api, &p, why);
+    if (!err)
+        atomic_store(&node->rest_port, mlxd_api_port(node->api));
+    return err;
 }
 
 static void stop(struct node *node) {
@@ -369,7 +388,7 @@ static void stop(struct node *node) {
     mlxd_rpc_server_close(node->health_server, 0);
     mlxd_rpc_server_close(node->server, 0);
     mlxd_tensor_service_close(node->tensors);
-    mlxd_members_close(node->members);
+    mlxd_members_close(atomic_load(&node->members));
     mlxd_loop_close(node->loop);
     mlxd_rpc_runtime_close(node->rpc);
     mlxd_manifest_close(&node->manifest);
@@ -396,11 +415,13 @@ int mlxd_cmd_serve(const mlxd_options *o) {
     if (!err)
         err = mlxd_rpc_runtime_open(&node->rpc, &why);
     if (!err)
-        err = open_members(node, &why);
-    if (!err)
         err = open_grpc(node, &why);
     if (!err)
         err = open_rest(node, &why);
+    /* Last: it takes the workers over from another coordinator, which one that was started by
+     * mistake, on ports that are in use, must not do. */
+    if (!err)
+        err = open_members(node, &why);
     if (!err) {
         mlxd_log(MLXD_LOG_INFO, "serve",
                  "%s: REST on %s, gRPC on %s, health on %s; model %s; %s, "
@@ -412,8 +433,12 @@ int mlxd_cmd_serve(const mlxd_options *o) {
         err = (mlxd_err)atomic_load(&node->failed);
         why = node->failed_why;
         mlxd_log(MLXD_LOG_INFO, "serve", "stopping");
-        if (!err && !mlxd_api_drain(node->api, 5000))
-            mlxd_log(MLXD_LOG_WARN, "serve", "requests that still run are cut");
+        atomic_store(&node->draining, true);
+        if (!err && !mlxd_api_drain(node->api, DRAIN_MS)) {
+            mlxd_log(MLXD_LOG_WARN, "serve", "requests that still run are ended");
+            mlxd_loop_stop(node->loop, "the server is shutting down");
+            (void)mlxd_api_drain(node->api, 1000);
+        }
     }
     stop(node);
     mlxd_mem_free(node);

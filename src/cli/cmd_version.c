@@ -9,6 +9,9 @@ int mlxd_cmd_version(const mlxd_options *o) {
     mlxd_buf out;
     mlxd_why why = {0};
     const char *isa = mlxd_kernels_at(mlxd_kernels_count() - 1)->isa;
+    if (o->n_args > 0)
+        return mlxd_cli_fail(
+            mlxd_fail(&why, MLXD_ERR_USAGE, "unexpected argument \"%.40s\"", o->args[0]), &why);
     mlxd_buf_init(&out, 0);
     if (o->json) {
         mlxd_jsonw w;

@@ -10,6 +10,7 @@
 #include "serve/api.h"
 #include "serve/host.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,6 +26,7 @@ struct node {
     mlxd_api *api;
     double speed;
     uint64_t started_ns;
+    _Atomic unsigned rest_port, grpc_port; /* bound ones, once they are */
 };
 
 /* ---- what others ask ---- */
@@ -33,7 +35,7 @@ static void fill_view(void *ctx, mlxd_node_view *v) {
     struct node *node = ctx;
     mlxd_worker_status s;
     mlxd_worker_get_status(node->worker, &s);
-    *v = (mlxd_node_view){.rest_port = node->api ? mlxd_api_port(node->api) : node->n.port,
+    *v = (mlxd_node_view){.rest_port = (uint16_t)atomic_load(&node->rest_port),
                           .layers = node->host.config.layers,
                           .context = s.positions,
                           .threads = mlxd_driver_threads(node->host.driver),
@@ -54,7 +56,7 @@ static void fill_view(void *ctx, mlxd_node_view *v) {
     mlxd_device_view *d = &v->devices[0];
     memcpy(d->device, v->device, sizeof d->device);
     memcpy(d->hostname, v->hostname, sizeof d->hostname);
-    d->port = (uint16_t)mlxd_rpc_server_port(node->server);
+    d->port = (uint16_t)atomic_load(&node->grpc_port);
     d->first = s.first;
     d->end = s.end;
     d->status = s.state == MLXD_WORKER_LOADING ? MLXD_DEVICE_LOADING : MLXD_DEVICE_ONLINE;
@@ -94,7 +96,7 @@ static void fill_status(void *ctx, mlxd_tensor_view *out) {
     mlxd_tensor_device *d = &out->devices[0];
     snprintf(d->device, sizeof d->device, "%s", node->n.device);
     snprintf(d->hostname, sizeof d->hostname, "%s", node->n.hostname);
-    d->port = (uint16_t)mlxd_rpc_server_port(node->server);
+    d->port = (uint16_t)atomic_load(&node->grpc_port);
     d->role = "worker";
     d->first = s.first;
     d->end = s.end;
@@ -148,6 +150,7 @@ static mlxd_err open_grpc(struct node *node, mlxd_why *why) {
     err = mlxd_rpc_server_open(&node->server, node->rpc, &s, why);
     if (err)
         return err;
+    atomic_store(&node->grpc_port, (unsigned)mlxd_rpc_server_port(node->server));
     return mlxd_node_open_health(&node->health_server, node->rpc, &node->health,
                                  node->n.health_listen, why);
 }
@@ -161,9 +164,14 @@ static mlxd_err open_rest(struct node *node, mlxd_why *why) {
                          .allowed_hosts = o->allowed_hosts.items,
                          .allowed_hosts_len = o->allowed_hosts.count,
                          .auth = node->n.auth,
+                         .metrics_public = o->metrics_public,
                          .version = MLXD_VERSION,
                          .commit = MLXD_COMMIT};
-    return mlxd_api_open(&node->api, &p, why);
+    atomic_store(&node->rest_port, node->n.port);
+    mlxd_err err = mlxd_api_open(&node->api, &p, why);
+    if (!err)
+        atomic_store(&node->rest_port, mlxd_api_port(node->api));
+    return err;
 }
 
 static void announce(const struct node *node) {

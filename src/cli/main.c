@@ -56,10 +56,12 @@ static void print_overview(FILE *out) {
                  "Usage: mlxd COMMAND [options]\n\nCommands:\n");
     for (size_t i = 0; i < MLXD_COUNT_OF(commands); i++)
         fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].summary);
-    fprintf(out, "\n`mlxd COMMAND --help` explains one. Settings come from flags, then the "
-                 "environment,\nthen mlxd.yaml, then defaults.\n"
-                 "Exit codes: 0 ok, 64 usage, 65 bad data, 66 missing, 69 unavailable, 70 internal,"
-                 "\n71 no memory, 74 I/O, 75 try later, 77 permission, 78 configuration.\n");
+    fprintf(out,
+            "\n`mlxd COMMAND --help` explains one. Settings come from flags, then the "
+            "environment,\nthen mlxd.yaml, then defaults.\n"
+            "Exit codes: 0 ok, 64 usage, 65 bad data, 66 missing, 69 unavailable, 71 no memory,"
+            "\n73 exists, 74 I/O, 75 try later, 76 protocol, 77 permission, 78 configuration,\n"
+            "130 interrupted.\n");
 }
 
 int mlxd_cli_fail(mlxd_err err, const mlxd_why *why) {
@@ -84,10 +86,11 @@ mlxd_err mlxd_cli_print(const void *data, size_t len, mlxd_why *why) {
     return MLXD_OK;
 }
 
-/* Descriptors 0 to 2 must be open, or a file opened later would get their numbers. */
+/* Descriptors 0 to 2 must be open, or a file opened later would get their numbers. All of them for
+ * reading: what is written to a closed standard output must not count as delivered. */
 static void open_standard_files(void) {
     for (int fd = 0; fd <= 2; fd++)
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) != fd)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDONLY) != fd)
             _exit(71);
 }
 

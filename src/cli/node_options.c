@@ -42,6 +42,27 @@ static mlxd_err read_ports(mlxd_node_options *n, const mlxd_options *o, mlxd_rol
 
 /* ---- certificates and keys ---- */
 
+static bool is_loopback(const char *host) {
+    return strcmp(host, "localhost") == 0 || strncmp(host, "127.", 4) == 0 ||
+           strcmp(host, "::1") == 0 || strcmp(host, "[::1]") == 0;
+}
+
+/* The servers refuse these too; here it is said before a large model is loaded. */
+static mlxd_err check_open_doors(const mlxd_options *o, mlxd_why *why) {
+    const char *grpc = o->grpc_host[0] ? o->grpc_host : o->host;
+    if (o->insecure && !is_loopback(grpc))
+        return mlxd_fail(why, MLXD_ERR_PERM,
+                         "gRPC without TLS (--insecure) on %s: only loopback addresses may be "
+                         "plaintext; leave --insecure out and give certificates",
+                         grpc);
+    if (o->no_auth && !is_loopback(o->host))
+        return mlxd_fail(why, MLXD_ERR_PERM,
+                         "REST without keys (--no-auth) on %s: only on loopback addresses; give "
+                         "--api-key-file",
+                         o->host);
+    return MLXD_OK;
+}
+
 /* An explicit path, or the first of the names in the directory that is there. */
 static void find_pem(char out[1024], const char *given, const char *dir, const char *device,
                      const char *fallback, const char *suffix) {
@@ -118,6 +139,8 @@ mlxd_err mlxd_node_options_open(mlxd_node_options *n, const mlxd_options *o, mlx
         err = mlxd_fail(why, MLXD_ERR_USAGE, "unexpected argument \"%.40s\"", o->args[0]);
     if (!err && !o->model[0])
         err = mlxd_fail(why, MLXD_ERR_USAGE, "no model: give -m FILE (or MLXD_MODEL)");
+    if (!err)
+        err = check_open_doors(o, why);
     if (!err)
         err = read_ports(n, o, role, why);
     if (!err)

@@ -83,7 +83,7 @@ static const struct option options[] = {
     {"frequency-penalty", 0, "X", NULL, NULL, REAL, AT(frequency_penalty), -2, 2, "0", RUN,
      "subtract X for each time a token was generated"},
     {"seed", 's', "N", NULL, NULL, TEXT, AT(seed), 0, 0, "", RUN,
-     "seed of the sampler; default: a random one, which is reported"},
+     "seed of the sampler; default: a random one, which the summary tells"},
     {"stop", 0, "TEXT", NULL, NULL, LIST, AT(stop), 0, 0, "", RUN,
      "stop before this text (up to 4 times)"},
     {"raw", 0, NULL, NULL, NULL, FLAG, AT(raw), 0, 0, "", RUN,
@@ -130,7 +130,7 @@ static const struct option options[] = {
      "a worker's device name and gRPC address (repeat, or separate by commas)"},
     {"layers", 0, "ID:A-B", "MLXD_LAYERS", "cluster.layers",
      LIST, AT(layers), 0, 0, "", SERVE|PLAN,
-     "give layers A to B (inclusive) to device ID; all or none of the devices"},
+     "give layers A to B (inclusive) to device ID; every worker must be named, or none"},
     {"worker-timeout", 0, "MS", "MLXD_WORKER_TIMEOUT", "cluster.worker_timeout_ms",
      UINT, AT(worker_timeout_ms), 200, 600000, "2000", SERVE,
      "a worker that sends no beat for so long is lost"},
@@ -143,6 +143,9 @@ static const struct option options[] = {
     {"no-auth", 0, NULL, "MLXD_NO_AUTH", "rest.no_auth",
      FLAG, AT(no_auth), 0, 0, "", SERVE|WORKER,
      "no REST keys; only on loopback addresses"},
+    {"metrics-public", 0, NULL, "MLXD_METRICS_PUBLIC", "rest.metrics_public",
+     FLAG, AT(metrics_public), 0, 0, "", SERVE|WORKER,
+     "answer /metrics without a key"},
     {"served-name", 0, "NAME", "MLXD_SERVED_NAME", "rest.served_name",
      TEXT, AT(served_name), 0, 0, "", SERVE,
      "model name in the API; default: the file's name"},
@@ -472,10 +475,8 @@ static mlxd_err read_flag(mlxd_options *o, unsigned command, int argc, char **ar
         value = arg + 2 + len + 1;
     else if (!is_long && arg[2])
         value = arg + 2;
-    if (opt->type == FLAG) {
-        if (value)
-            return mlxd_fail(why, MLXD_ERR_USAGE, "option %.80s takes no value", arg);
-        value = "true";
+    if (opt->type == FLAG && !value) {
+        value = "true"; /* --flag=false undoes what file or environment say */
     } else if (!value) {
         if (*i + 1 >= argc)
             return mlxd_fail(why, MLXD_ERR_USAGE, "option %.80s needs a value: %s", arg, opt->arg);

@@ -58,7 +58,7 @@ typedef struct mlxd_options {
     uint64_t worker_timeout_ms;
     /* REST */
     const char *api_key_file;
-    bool no_auth;
+    bool no_auth, metrics_public;
     const char *served_name;
     uint64_t queue;
     const char *trace;

@@ -66,9 +66,9 @@ mlxd_err mlxd_report_text(const mlxd_report *r, bool quiet, mlxd_why *why) {
     if (!err && !quiet)
         fprintf(stderr,
                 "\nprompt %u tokens, %.1f tokens/s | generated %u tokens, %.1f tokens/s | "
-                "loaded in %.2f s | %s, %u threads\n",
+                "loaded in %.2f s | %s, %u threads | seed %llu\n",
                 r->request->n_prompt, s.prompt_per_second,
                 mlxd_generation_tokens(r->request->generation), s.predicted_per_second,
-                r->load_ms / 1e3, r->isa, r->threads);
+                r->load_ms / 1e3, r->isa, r->threads, (unsigned long long)r->seed);
     return err;
 }

@@ -19,6 +19,7 @@ struct member {
     mlxd_member_view view; /* under lock where others read it; written by the members' thread */
     mlxd_remote *remote;   /* NULL while there is no link */
     bool greeted;          /* facts are those of this link */
+    bool was_ready;        /* at least once since start */
     uint64_t retry_ns;     /* when to dial next */
     uint64_t backoff_ns;
 };
@@ -261,7 +262,6 @@ static void dial(mlxd_members *m, struct member *b) {
     mlxd_err err = mlxd_remote_open(&r, &p, &why);
     mlxd_mutex_lock(&m->lock);
     b->remote = r;
-    b->view.reconnects++;
     mlxd_mutex_unlock(&m->lock);
     b->greeted = false;
     if (err) {
@@ -291,6 +291,8 @@ static void lose(mlxd_members *m, struct member *b, mlxd_err err, const mlxd_why
     stop_serving(m, why); /* returns when the engine has let go of the stage */
     mlxd_remote *r = b->remote;
     mlxd_mutex_lock(&m->lock);
+    if (b->was_ready) /* what the last beat said stays to be seen */
+        mlxd_remote_pulse(r, &b->view.pulse);
     b->remote = NULL;
     mlxd_mutex_unlock(&m->lock);
     mlxd_remote_close(r);
@@ -339,7 +341,9 @@ static void handle_note(mlxd_members *m, const mlxd_remote_note *n) {
         mlxd_mutex_lock(&m->lock);
         b->view.memory_bytes = n->memory_bytes;
         b->view.load_done = b->view.load_total;
+        b->view.reconnects += b->was_ready;
         mlxd_mutex_unlock(&m->lock);
+        b->was_ready = true;
         set_state(m, b, MLXD_MEMBER_READY, &(mlxd_why){0});
         b->backoff_ns = RETRY_MIN_NS;
         mlxd_log(MLXD_LOG_INFO, "cluster", "%s ready", b->view.device);

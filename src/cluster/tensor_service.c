@@ -89,7 +89,7 @@ struct send_fields {
     bool present;
 };
 
-static bool take_send_field(void *out, const mlxd_tensor_field *f) {
+static bool take_send_field(void *out, const mlxd_field *f) {
     struct send_fields *r = out;
     if (f->number != 1)
         return true;
@@ -103,11 +103,11 @@ struct get_fields {
     double timeout_s;
 };
 
-static bool take_get_field(void *out, const mlxd_tensor_field *f) {
+static bool take_get_field(void *out, const mlxd_field *f) {
     struct get_fields *r = out;
     if (f->number == 1)
-        return mlxd_tensor_take_bytes(&r->id, f);
-    return f->number != 2 || mlxd_tensor_take_double(&r->timeout_s, f);
+        return mlxd_field_bytes(&r->id, f);
+    return f->number != 2 || mlxd_field_double(&r->timeout_s, f);
 }
 
 /* ForwardPassRequest */
@@ -117,25 +117,25 @@ struct forward_fields {
     mlxd_slice pass_id;
 };
 
-static bool take_forward_field(void *out, const mlxd_tensor_field *f) {
+static bool take_forward_field(void *out, const mlxd_field *f) {
     struct forward_fields *r = out;
     switch (f->number) {
     case 1:
         return take_send_field(&r->input, f);
     case 2:
-        return mlxd_tensor_take_int32(&r->start, f);
+        return mlxd_field_int32(&r->start, f);
     case 3:
-        return mlxd_tensor_take_int32(&r->end, f);
+        return mlxd_field_int32(&r->end, f);
     case 4:
-        return mlxd_tensor_take_bytes(&r->pass_id, f);
+        return mlxd_field_bytes(&r->pass_id, f);
     default:
         return true;
     }
 }
 
 /* HealthRequest and ClusterStatusRequest: who asks, which changes nothing. */
-static bool take_name_field(void *out, const mlxd_tensor_field *f) {
-    return f->number != 1 || mlxd_tensor_take_bytes(out, f);
+static bool take_name_field(void *out, const mlxd_field *f) {
+    return f->number != 1 || mlxd_field_bytes(out, f);
 }
 
 /* ---- answers ---- */
@@ -149,7 +149,7 @@ static void reply_tensor(mlxd_rpc_call *call, const mlxd_tensor *t, mlxd_tensor_
     mlxd_buf_init(&tensor, 0);
     mlxd_tensor_write(&tensor, t);
     mlxd_buf_add(&head, success, sizeof success);
-    mlxd_tensor_write_head(&head, 3, tensor.len + t->data.len);
+    mlxd_field_add_head(&head, 3, tensor.len + t->data.len);
     if (head.failed || tensor.failed) {
         mlxd_tensor_block_unref(block);
         mlxd_rpc_call_fail(call, MLXD_ERR_NOMEM, "out of memory");
@@ -198,7 +198,7 @@ static void run_send(mlxd_tensor_service *s, mlxd_rpc_call *call, mlxd_rpc_msg *
     struct send_fields r = {0};
     mlxd_why why = {0};
     mlxd_err err = MLXD_OK;
-    if (!mlxd_tensor_scan(mlxd_rpc_msg_bytes(msg), take_send_field, &r))
+    if (!mlxd_field_scan(mlxd_rpc_msg_bytes(msg), take_send_field, &r))
         err = mlxd_fail(&why, MLXD_ERR_PROTO, "malformed SendTensorRequest");
     else if (!r.present)
         err = mlxd_fail(&why, MLXD_ERR_INVALID, "tensor is missing");
@@ -230,7 +230,7 @@ static mlxd_err add_waiter(mlxd_tensor_service *s, mlxd_rpc_call *call, const st
 }
 
 static mlxd_err check_get(mlxd_slice bytes, struct get_fields *r, mlxd_why *why) {
-    if (!mlxd_tensor_scan(bytes, take_get_field, r))
+    if (!mlxd_field_scan(bytes, take_get_field, r))
         return mlxd_fail(why, MLXD_ERR_PROTO, "malformed GetTensorRequest");
     if (!(r->timeout_s >= 0 && r->timeout_s <= MLXD_LIMIT_TENSOR_WAIT_S)) /* NaN neither */
         return mlxd_fail(why, MLXD_ERR_INVALID, "timeout is %g, expected 0..%d seconds",
@@ -355,7 +355,7 @@ static void run_forward(mlxd_tensor_service *s, mlxd_rpc_call *call, mlxd_rpc_ms
     uint32_t n = 0;
     mlxd_why why = {0};
     mlxd_err err = MLXD_OK;
-    if (!mlxd_tensor_scan(mlxd_rpc_msg_bytes(msg), take_forward_field, &r))
+    if (!mlxd_field_scan(mlxd_rpc_msg_bytes(msg), take_forward_field, &r))
         err = mlxd_fail(&why, MLXD_ERR_PROTO, "malformed ForwardPassRequest");
     if (!err)
         err = check_pass(s, &r, &n, &why);
@@ -548,7 +548,7 @@ static void on_cancel(void *ctx, mlxd_rpc_call *call) {
 /* Reads a request of which nothing is needed, and asks the node. False: the call is answered. */
 static bool begin_query(mlxd_tensor_service *s, mlxd_rpc_call *call, mlxd_rpc_msg *msg) {
     mlxd_slice name;
-    bool ok = mlxd_tensor_scan(mlxd_rpc_msg_bytes(msg), take_name_field, &name);
+    bool ok = mlxd_field_scan(mlxd_rpc_msg_bytes(msg), take_name_field, &name);
     mlxd_rpc_msg_free(msg);
     if (!ok) {
         mlxd_rpc_call_fail(call, MLXD_ERR_PROTO, "malformed request");

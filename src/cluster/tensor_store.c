@@ -154,137 +154,59 @@ mlxd_err mlxd_tensor_check_finite(const mlxd_tensor *t, mlxd_why *why) {
 
 /* ---- protobuf: reading ---- */
 
-enum wire { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
-
-static bool read_varint(mlxd_slice *in, uint64_t *out) {
-    uint64_t v = 0;
-    for (unsigned shift = 0; shift < 64 && in->len; shift += 7) {
-        uint8_t byte = *in->data++;
-        in->len--;
-        v |= (uint64_t)(byte & 0x7f) << shift;
-        if (!(byte & 0x80)) {
-            *out = v;
-            return shift < 63 || byte <= 1;
-        }
-    }
-    return false;
-}
-
-static bool read_field(mlxd_slice *in, mlxd_tensor_field *f) {
-    uint64_t key, n = 0;
-    *f = (mlxd_tensor_field){0};
-    if (!read_varint(in, &key) || key > UINT32_MAX || key >> 3 == 0)
-        return false;
-    f->number = (uint32_t)(key >> 3);
-    f->wire = (unsigned)(key & 7);
-    if (f->wire == VARINT)
-        return read_varint(in, &f->value);
-    if (f->wire == BYTES) {
-        if (!read_varint(in, &n))
-            return false;
-    } else if (f->wire == FIXED64 || f->wire == FIXED32) {
-        n = f->wire == FIXED64 ? 8 : 4;
-    } else {
-        return false; /* groups: nothing of the contract's */
-    }
-    if (n > in->len)
-        return false;
-    f->bytes = (mlxd_slice){in->data, (size_t)n};
-    in->data += n;
-    in->len -= (size_t)n;
-    return true;
-}
-
-bool mlxd_tensor_scan(mlxd_slice m, bool (*take)(void *out, const mlxd_tensor_field *f),
-                      void *out) {
-    mlxd_tensor_field f;
-    while (m.len)
-        if (!read_field(&m, &f) || !take(out, &f))
-            return false;
-    return true;
-}
-
-bool mlxd_tensor_take_bytes(mlxd_slice *out, const mlxd_tensor_field *f) {
-    *out = f->bytes;
-    return f->wire == BYTES;
-}
-
-bool mlxd_tensor_take_double(double *out, const mlxd_tensor_field *f) {
-    if (f->wire != FIXED64)
-        return false;
-    memcpy(out, f->bytes.data, sizeof *out);
-    return true;
-}
-
-bool mlxd_tensor_take_int32(int32_t *out, const mlxd_tensor_field *f) {
-    *out = (int32_t)(uint32_t)f->value;
-    return f->wire == VARINT;
-}
-
 static void add_dim(mlxd_tensor *t, uint64_t value) {
     if (t->n_dims < MLXD_LIMIT_TENSOR_DIMS)
         t->shape[t->n_dims] = (int32_t)(uint32_t)value;
     t->n_dims++; /* at most one per byte of a message */
 }
 
-static bool take_shape(mlxd_tensor *t, const mlxd_tensor_field *f) {
+static bool take_shape(mlxd_tensor *t, const mlxd_field *f) {
     mlxd_slice packed = f->bytes;
     uint64_t value;
-    if (f->wire == VARINT)
+    if (f->wire == MLXD_WIRE_VARINT)
         add_dim(t, f->value);
     while (packed.len) {
-        if (!read_varint(&packed, &value))
+        if (!mlxd_field_varint(&packed, &value))
             return false;
         add_dim(t, value);
     }
-    return f->wire == VARINT || f->wire == BYTES;
+    return f->wire == MLXD_WIRE_VARINT || f->wire == MLXD_WIRE_BYTES;
 }
 
-static bool take_tensor_field(void *out, const mlxd_tensor_field *f) {
+static bool take_tensor_field(void *out, const mlxd_field *f) {
     mlxd_tensor *t = out;
     switch (f->number) {
     case 1:
-        return mlxd_tensor_take_bytes(&t->id, f);
+        return mlxd_field_bytes(&t->id, f);
     case 2:
         return take_shape(t, f);
     case 3:
-        return mlxd_tensor_take_bytes(&t->dtype, f);
+        return mlxd_field_bytes(&t->dtype, f);
     case 4:
-        return mlxd_tensor_take_bytes(&t->data, f);
+        return mlxd_field_bytes(&t->data, f);
     case 5:
-        return mlxd_tensor_take_bytes(&t->compression, f);
+        return mlxd_field_bytes(&t->compression, f);
     case 6:
-        return mlxd_tensor_take_bytes(&t->source, f);
+        return mlxd_field_bytes(&t->source, f);
     case 7:
-        return mlxd_tensor_take_bytes(&t->target, f);
+        return mlxd_field_bytes(&t->target, f);
     case 8:
-        return mlxd_tensor_take_double(&t->timestamp, f);
+        return mlxd_field_double(&t->timestamp, f);
     default:
         return true;
     }
 }
 
-bool mlxd_tensor_read(mlxd_tensor *t, const mlxd_tensor_field *f) {
-    return f->wire == BYTES && mlxd_tensor_scan(f->bytes, take_tensor_field, t);
+bool mlxd_tensor_read(mlxd_tensor *t, const mlxd_field *f) {
+    return f->wire == MLXD_WIRE_BYTES && mlxd_field_scan(f->bytes, take_tensor_field, t);
 }
 
 /* ---- protobuf: writing ---- */
 
-static void add_varint(mlxd_buf *out, uint64_t v) {
-    for (; v >= 0x80; v >>= 7)
-        mlxd_buf_add_byte(out, (uint8_t)(v | 0x80));
-    mlxd_buf_add_byte(out, (uint8_t)v);
-}
-
-void mlxd_tensor_write_head(mlxd_buf *out, uint32_t number, size_t len) {
-    add_varint(out, number << 3 | BYTES);
-    add_varint(out, len);
-}
-
 static void add_text(mlxd_buf *out, uint32_t number, mlxd_slice text) {
     if (text.len == 0)
         return;
-    mlxd_tensor_write_head(out, number, text.len);
+    mlxd_field_add_head(out, number, text.len);
     mlxd_buf_add(out, text.data, text.len);
 }
 
@@ -292,16 +214,16 @@ void mlxd_tensor_write(mlxd_buf *out, const mlxd_tensor *t) {
     mlxd_buf shape;
     mlxd_buf_init(&shape, 0);
     for (uint32_t i = 0; i < t->n_dims; i++)
-        add_varint(&shape, (uint64_t)t->shape[i]); /* checked: positive */
+        mlxd_field_add_varint(&shape, (uint64_t)t->shape[i]); /* checked: positive */
     add_text(out, 1, t->id);
     add_text(out, 2, (mlxd_slice){shape.data, shape.len});
     add_text(out, 3, t->dtype);
     add_text(out, 5, t->compression);
     add_text(out, 6, t->source);
     add_text(out, 7, t->target);
-    add_varint(out, 8 << 3 | FIXED64);
+    mlxd_field_add_varint(out, 8 << 3 | MLXD_WIRE_FIXED64);
     mlxd_buf_add(out, &t->timestamp, sizeof t->timestamp);
-    mlxd_tensor_write_head(out, 4, t->data.len);
+    mlxd_field_add_head(out, 4, t->data.len);
     out->failed = out->failed || shape.failed;
     mlxd_buf_deinit(&shape);
 }

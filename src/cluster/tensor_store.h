@@ -15,6 +15,7 @@
 #define MLXD_CLUSTER_TENSOR_STORE_H
 
 #include "base/limits.h"
+#include "format/fields.h"
 #include "base/mem.h"
 
 /* ---- the value ---- */
@@ -45,26 +46,11 @@ mlxd_err mlxd_tensor_check_finite(const mlxd_tensor *t, mlxd_why *why) MLXD_MUST
 
 /* Messages are read by a field scan that leaves the data in place and keeps protobuf's rules:
  * fields in any order, the last value of a field wins, a message field that comes twice is merged,
- * `shape` packed or not, unknown fields skipped. A known field of another wire type is malformed. */
-typedef struct mlxd_tensor_field {
-    uint32_t number;
-    unsigned wire;    /* protobuf's wire type: 0 varint, 1 fixed64, 2 bytes, 5 fixed32 */
-    uint64_t value;   /* of a varint */
-    mlxd_slice bytes; /* of the others */
-} mlxd_tensor_field;
+ * `shape` packed or not, unknown fields skipped. A field of a wrong wire type is malformed. */
 
-/* Calls take(out, field) for each field of a message; it says false when the field is malformed.
- * False: the message is. */
-bool mlxd_tensor_scan(mlxd_slice message, bool (*take)(void *out, const mlxd_tensor_field *f),
-                      void *out) MLXD_MUST_CHECK;
-bool mlxd_tensor_take_bytes(mlxd_slice *out, const mlxd_tensor_field *f) MLXD_MUST_CHECK;
-bool mlxd_tensor_take_double(double *out, const mlxd_tensor_field *f) MLXD_MUST_CHECK;
-bool mlxd_tensor_take_int32(int32_t *out, const mlxd_tensor_field *f) MLXD_MUST_CHECK;
 /* Merges a field that is a TensorData into *t, which begins zeroed. Not checked yet. */
-bool mlxd_tensor_read(mlxd_tensor *t, const mlxd_tensor_field *f) MLXD_MUST_CHECK;
+bool mlxd_tensor_read(mlxd_tensor *t, const mlxd_field *f) MLXD_MUST_CHECK;
 
-/* Appends key and length of a bytes or message field. */
-void mlxd_tensor_write_head(mlxd_buf *out, uint32_t number, size_t len);
 /* Appends a TensorData that was checked, up to the bytes of `data`: they are its last field, so
  * that they can be sent from where they lie. */
 void mlxd_tensor_write(mlxd_buf *out, const mlxd_tensor *t);

@@ -1,6 +1,8 @@
 /* wire.c - see wire.h. Hosts are little-endian, so hidden states are copied as they are. */
 #include "cluster/wire.h"
 
+#include "format/fields.h"
+
 #include <string.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -10,79 +12,29 @@
 #define HIDDEN_TAG 1000u
 #define TEXT_MAX 400 /* of an error on the wire */
 
-/* ---- protobuf fields, as far as splitting needs them ---- */
-
-static bool read_varint(mlxd_slice m, size_t *at, uint64_t *out) {
-    uint64_t v = 0;
-    for (unsigned shift = 0; shift < 64; shift += 7) {
-        if (*at >= m.len)
-            return false;
-        uint8_t byte = m.data[(*at)++];
-        v |= (uint64_t)(byte & 0x7f) << shift;
-        if (!(byte & 0x80)) {
-            *out = v;
-            return shift < 63 || byte <= 1;
-        }
-    }
-    return false;
-}
-
-/* Moves over one field's value; for a length-delimited one *value is set. */
-static bool skip_value(mlxd_slice m, size_t *at, uint64_t key, mlxd_slice *value) {
-    uint64_t n = 0;
-    switch (key & 7) {
-    case 0:
-        return read_varint(m, at, &n);
-    case 1:
-        n = 8;
-        break;
-    case 2:
-        if (!read_varint(m, at, &n))
-            return false;
-        break;
-    case 5:
-        n = 4;
-        break;
-    default:
-        return false;
-    }
-    if (n > m.len - *at)
-        return false;
-    *value = (mlxd_slice){m.data + *at, (size_t)n};
-    *at += (size_t)n;
-    return true;
-}
+/* ---- messages ---- */
 
 mlxd_err mlxd_wire_split(mlxd_slice m, mlxd_slice *header, mlxd_slice *hidden, mlxd_why *why) {
-    size_t at = 0;
+    mlxd_slice rest = m;
     *header = m;
     *hidden = (mlxd_slice){0};
-    while (at < m.len) {
-        size_t start = at;
-        uint64_t key;
-        mlxd_slice value = {0};
-        if (!read_varint(m, &at, &key) || !skip_value(m, &at, key, &value))
+    while (rest.len > 0) {
+        size_t start = m.len - rest.len;
+        mlxd_field f;
+        if (!mlxd_field_next(&rest, &f))
             return mlxd_fail(why, MLXD_ERR_PROTO, "malformed message at byte %zu of %zu", start,
                              m.len);
-        if (key != (HIDDEN_TAG << 3 | 2))
+        if (f.number != HIDDEN_TAG)
             continue;
-        if (at != m.len)
+        if (rest.len > 0 || !mlxd_field_bytes(hidden, &f))
             return mlxd_fail(why, MLXD_ERR_PROTO, "hidden states are not the last field");
         header->len = start;
-        *hidden = value;
     }
     return MLXD_OK;
 }
 
-static void add_varint(mlxd_buf *out, uint64_t v) {
-    for (; v >= 0x80; v >>= 7)
-        mlxd_buf_add_byte(out, (uint8_t)(v | 0x80));
-    mlxd_buf_add_byte(out, (uint8_t)v);
-}
-
 void mlxd_wire_hidden(mlxd_buf *out, size_t bytes) {
-    add_varint(out, HIDDEN_TAG << 3 | 2);
-    add_varint(out, bytes);
+    mlxd_field_add_head(out, HIDDEN_TAG, bytes);
 }
 
 void mlxd_wire_request(mlxd_buf *out, const Mlxd__WorkRequest *m) {

@@ -68,7 +68,7 @@ static void send_reply(struct link *l, const Mlxd__WorkReply *m) {
 
 /* Ends the stream with an error that the coordinator shows to its operator. */
 static void refuse(struct link *l, mlxd_err err, const mlxd_why *why) {
-    mlxd_log(MLXD_LOG_ERROR, "worker", "coordinator refused: %s", why->text);
+    mlxd_log(MLXD_LOG_ERROR, "worker", "refused the coordinator: %s", why->text);
     if (!atomic_load(&l->closed))
         mlxd_rpc_stream_finish(l->stream, err, why->text);
 }

@@ -6,87 +6,36 @@
 #include "net/health.h"
 
 #include "base/mem.h"
+#include "format/fields.h"
 
 #include <string.h>
 
 /* ---- wire ---- */
 
-typedef struct cursor {
-    const uint8_t *at, *end;
-} cursor;
-
-static bool read_varint(cursor *c, uint64_t *out) {
-    *out = 0;
-    for (unsigned shift = 0; shift < 64 && c->at < c->end; shift += 7) {
-        uint8_t byte = *c->at++;
-        if (shift == 63 && byte > 1)
-            return false;
-        *out |= (uint64_t)(byte & 0x7f) << shift;
-        if (!(byte & 0x80))
-            return true;
-    }
-    return false;
-}
-
-static bool skip(cursor *c, uint64_t bytes) {
-    if (bytes > (uint64_t)(c->end - c->at))
-        return false;
-    c->at += bytes;
-    return true;
-}
-
-/* One field: its number and type, its value when it is a varint or its bytes when it has a length.
- * Groups (types 3 and 4) are refused: nobody sends them. */
-static bool read_field(cursor *c, uint64_t *key, uint64_t *value, mlxd_slice *bytes) {
-    if (!read_varint(c, key) || (*key >> 3) == 0 || (*key >> 3) > 536870911u)
-        return false;
-    switch (*key & 7) {
-    case 0:
-        return read_varint(c, value);
-    case 1:
-        return skip(c, 8);
-    case 2:
-        if (!read_varint(c, value))
-            return false;
-        *bytes = (mlxd_slice){c->at, (size_t)*value};
-        return skip(c, *value);
-    case 5:
-        return skip(c, 4);
-    default:
-        return false;
-    }
+static bool take_service(void *out, const mlxd_field *f) {
+    return f->number != 1 || mlxd_field_bytes(out, f);
 }
 
 mlxd_err mlxd_health_decode_request(mlxd_slice bytes, mlxd_slice *service) {
-    cursor c = {bytes.data, bytes.data + bytes.len};
     *service = mlxd_slice_str("");
-    while (c.at < c.end) {
-        uint64_t key, value;
-        mlxd_slice field;
-        if (!read_field(&c, &key, &value, &field))
-            return MLXD_ERR_INVALID;
-        if (key >> 3 == 1 && (key & 7) != 2)
-            return MLXD_ERR_INVALID;
-        if (key >> 3 == 1)
-            *service = field;
-    }
+    if (!mlxd_field_scan(bytes, take_service, service))
+        return MLXD_ERR_INVALID;
     return service->len <= MLXD_HEALTH_NAME_MAX ? MLXD_OK : MLXD_ERR_INVALID;
 }
 
+static bool take_status(void *out, const mlxd_field *f) {
+    mlxd_health_status *status = out;
+    if (f->number != 1)
+        return true;
+    *status = f->value == 1   ? MLXD_HEALTH_SERVING
+              : f->value == 2 ? MLXD_HEALTH_NOT_SERVING
+                              : MLXD_HEALTH_UNKNOWN;
+    return f->wire == MLXD_WIRE_VARINT;
+}
+
 mlxd_err mlxd_health_decode_response(mlxd_slice bytes, mlxd_health_status *status) {
-    cursor c = {bytes.data, bytes.data + bytes.len};
     *status = MLXD_HEALTH_UNKNOWN;
-    while (c.at < c.end) {
-        uint64_t key, value = 0;
-        mlxd_slice field;
-        if (!read_field(&c, &key, &value, &field) || (key >> 3 == 1 && (key & 7) != 0))
-            return MLXD_ERR_INVALID;
-        if (key >> 3 == 1)
-            *status = value == 1   ? MLXD_HEALTH_SERVING
-                      : value == 2 ? MLXD_HEALTH_NOT_SERVING
-                                   : MLXD_HEALTH_UNKNOWN;
-    }
-    return MLXD_OK;
+    return mlxd_field_scan(bytes, take_status, status) ? MLXD_OK : MLXD_ERR_INVALID;
 }
 
 /* ---- server ---- */

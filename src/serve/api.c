@@ -113,13 +113,15 @@ static mlxd_http_verdict judge_key(void *ctx, const char *key, const char *peer,
     return mlxd_auth_check(a->p.auth, key, peer, key_id);
 }
 
+/* Probes and scrapes come every few seconds: what went well with GET is for debugging. */
 static void on_done(void *ctx, const mlxd_http_done *d) {
     mlxd_api *a = ctx;
+    bool usual = d->status == 200 && strcmp(d->method, "GET") == 0;
     mlxd_metrics_add_http(a->metrics, d);
-    mlxd_log(MLXD_LOG_INFO, "http", "%s %s %u%s %.1f ms {peer=%s, key=%s, id=%s}", d->method,
-             d->route ? d->route : "-", d->status, d->gone ? " client left" : "",
-             (double)d->duration_ns / 1e6, d->peer,
-             a->p.auth ? mlxd_auth_name(a->p.auth, d->key_id) : "", d->request_id);
+    mlxd_log(usual ? MLXD_LOG_DEBUG : MLXD_LOG_INFO, "http",
+             "%s %s %u%s %.1f ms {peer=%s, key=%s, id=%s}", d->method, d->route ? d->route : "-",
+             d->status, d->gone ? " client left" : "", (double)d->duration_ns / 1e6, d->peer,
+             a->p.auth && d->key_id ? mlxd_auth_name(a->p.auth, d->key_id) : "-", d->request_id);
 }
 
 /* ---- threads ---- */
@@ -127,8 +129,12 @@ static void on_done(void *ctx, const mlxd_http_done *d) {
 static void work_main(void *arg) {
     mlxd_api *a = arg;
     mlxd_api_work work;
-    while (mlxd_queue_pop(a->work, &work, UINT64_MAX) == MLXD_OK)
-        work.fn(a, work.req);
+    while (mlxd_queue_pop(a->work, &work, UINT64_MAX) == MLXD_OK) {
+        if (mlxd_http_gone(work.req))
+            mlxd_http_stream_abort(work.req); /* it left while it waited */
+        else
+            work.fn(a, work.req);
+    }
 }
 
 uint64_t mlxd_api_busy_ns(const mlxd_api *a, const mlxd_node_view *v) {
@@ -219,7 +225,10 @@ static void make_fingerprint(mlxd_api *a) {
     char hex[9];
     if (!a->p.host)
         return;
-    mlxd_model_file_meta_digest(a->p.host->file, digest);
+    if (a->p.model_digest)
+        memcpy(digest, a->p.model_digest, sizeof digest);
+    else
+        mlxd_model_file_meta_digest(a->p.host->file, digest);
     mlxd_hex(digest, 4, hex);
     snprintf(a->fingerprint, sizeof a->fingerprint, "mlxd-%.40s-%s", a->p.version, hex);
 }

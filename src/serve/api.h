@@ -59,14 +59,16 @@ typedef struct mlxd_api_params {
     mlxd_auth *auth;     /* NULL: no keys; then bind_host must be a loopback address */
     bool metrics_public; /* /metrics without a key */
 
-    const char *model_name;  /* in the API; a coordinator needs it */
-    uint32_t context;        /* positions of one request while there is no pipeline to ask */
-    uint32_t max_tokens;     /* of a request that names none: 512 */
-    double temperature;      /* of a request that names none: 0.7 */
-    int64_t created;         /* `created` of the model, seconds since 1970; 0: now */
-    const char *version;     /* "0.1.0"; "unknown" */
-    const char *commit;      /* "unknown" */
-    const mlxd_clock *clock; /* the machine's */
+    const char *model_name;      /* in the API; a coordinator needs it */
+    const uint8_t *model_digest; /* 32 bytes (manifest.h) for system_fingerprint; NULL: the digest
+                                    of the file's metadata */
+    uint32_t context;            /* positions of one request while there is no pipeline to ask */
+    uint32_t max_tokens;         /* of a request that names none: 512 */
+    double temperature;          /* of a request that names none: 0.7 */
+    int64_t created;             /* `created` of the model, seconds since 1970; 0: now */
+    const char *version;         /* "0.1.0"; "unknown" */
+    const char *commit;          /* "unknown" */
+    const mlxd_clock *clock;     /* the machine's */
 
     uint32_t work_max;       /* POSTs waiting for an API thread: 256 */
     uint32_t keepalive_ms;   /* comment into a stream that was silent that long: 10 000 */

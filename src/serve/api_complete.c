@@ -80,10 +80,6 @@ static void complete(mlxd_api *a, mlxd_http_req *req, unsigned api) {
     mlxd_api_refusal r = {0};
     mlxd_api_fields *f = NULL;
     bool taken = false;
-    if (mlxd_http_gone(req)) {
-        mlxd_http_stream_abort(req); /* it left while it waited */
-        return;
-    }
     if (mlxd_api_parse(req, &doc, &r))
         f = read_fields(a, mlxd_json_root(doc), api, &r);
     if (f)

@@ -29,9 +29,9 @@ static const struct row {
     {MLXD_ERR_RANGE, 400, "context_length_exceeded", NULL},
     {MLXD_ERR_FULL, 429, "queue_full", NULL},
     {MLXD_ERR_STATE, 503, "model_loading", NULL},
-    {MLXD_ERR_CANCELLED, 503, "model_loading", NULL},
+    {MLXD_ERR_CANCELLED, 503, "shutting_down", NULL},
     {MLXD_ERR_NOMEM, 503, "out_of_memory", NULL},
-    {MLXD_ERR_AGAIN, 503, "out_of_memory", NULL},
+    {MLXD_ERR_AGAIN, 503, "worker_lost", NULL},
     {MLXD_ERR_PEER, 500, "worker_lost", "true"},
     {MLXD_ERR_TIMEOUT, 500, "timeout", "true"},
 };

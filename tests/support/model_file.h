@@ -20,9 +20,9 @@
 static char model_file_dir[64];
 
 static inline const char *model_file_path(const char *name) {
-    static char paths[4][200]; /* some may be in use at a time */
+    static char paths[16][200]; /* some may be in use at a time */
     static unsigned next;
-    char *path = paths[next++ % 4];
+    char *path = paths[next++ % 16];
     snprintf(path, sizeof paths[0], "%s/%s", model_file_dir, name);
     return path;
 }

@@ -1,5 +1,5 @@
-/* prometheus.h - for tests: a strict reader of Prometheus' text format 0.0.4. It fails the test at the
- * first line that a careful scraper would not like:
+/* prometheus.h - for tests: a strict reader of Prometheus' text format 0.0.4. It fails the test at
+ * the first line that a careful scraper would not like:
  *
  *   - each family: HELP, TYPE, then all of its samples, once in the text;
  *   - names and labels are well formed, values are numbers, no series comes twice;

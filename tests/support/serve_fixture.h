@@ -1,6 +1,6 @@
-/* serve_fixture.h - for tests of the REST API: a coordinator in this process. The tiny model, a real
- * engine loop and a real CPU stage behind a gate that can delay steps or fail them, and the API on a
- * loopback port.
+/* serve_fixture.h - for tests of the REST API: a coordinator in this process. The tiny model, a
+ * real engine loop and a real CPU stage behind a gate that can delay steps or fail them, and the
+ * API on a loopback port.
  *
  *     engine --submit--> gate --(thread: delay, fail)--> cpu stage --done--> engine
  *

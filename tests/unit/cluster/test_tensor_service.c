@@ -1,6 +1,6 @@
 /* test_tensor_service.c - the contract's service over loopback: tensors come back as they were
- * sent, ForwardPass has the bits of the layers themselves, every refusal has its status, waiting and
- * queued calls end when they must, damage is harmless, roles are kept. Requests are packed and
+ * sent, ForwardPass has the bits of the layers themselves, every refusal has its status, waiting
+ * and queued calls end when they must, damage is harmless, roles are kept. Requests are packed and
  * answers unpacked by protobuf-c. */
 #include "cluster/tensor_service.h"
 
@@ -148,6 +148,7 @@ static mlxd_err forward_real(void *ctx, uint32_t first, uint32_t end, float *hid
 /* A forward that keeps its pass until the test lets it go. */
 static struct {
     unsigned calls;
+    uint32_t first;
     mlxd_forward_done *done;
     void *done_ctx;
     float *hidden;
@@ -155,11 +156,12 @@ static struct {
 
 static mlxd_err forward_hold(void *ctx, uint32_t first, uint32_t end, float *hidden, uint32_t n,
                              mlxd_forward_done *done, void *done_ctx) {
-    (void)ctx, (void)first, (void)end, (void)n;
+    (void)ctx, (void)end, (void)n;
     mlxd_mutex_lock(&mutex);
     held.done = done;
     held.done_ctx = done_ctx;
     held.hidden = hidden;
+    held.first = first;
     held.calls++;
     notify();
     return MLXD_OK;
@@ -288,6 +290,10 @@ static void *unpack(answer *a, const ProtobufCMessageDescriptor *type) {
     return m;
 }
 
+static void drop(ProtobufCMessage *m) {
+    protobuf_c_message_free_unpacked(m, NULL);
+}
+
 static void expect(const answer *a, int code, const char *text) {
     if (a->status.code != code || !strstr(a->status.why.text, text))
         fail_msg("status %d \"%s\", expected %d \"%s\"", a->status.code, a->status.why.text, code,
@@ -326,7 +332,7 @@ static mlxd_rpc_status send_tensor(mlxd_rpc_channel *channel, TensorService__Ten
             unpack(&a, &tensor_service__send_tensor_response__descriptor);
         assert_true(r->success);
         assert_string_equal(r->message, "");
-        protobuf_c_message_free_unpacked(&r->base, NULL);
+        drop(&r->base);
     }
     return a.status;
 }
@@ -353,10 +359,6 @@ static TensorService__GetTensorResponse *got(answer *a) {
     assert_true(r->success && r->tensor);
     assert_string_equal(r->message, "");
     return r;
-}
-
-static void free_got(TensorService__GetTensorResponse *r) {
-    protobuf_c_message_free_unpacked(&r->base, NULL);
 }
 
 /* ---- SendTensor, GetTensor ---- */
@@ -389,13 +391,13 @@ static void tensors_come_back(void **state) {
         assert_memory_equal(r->tensor->shape, shape, sizeof shape);
         assert_int_equal(r->tensor->data.len, N);
         assert_memory_equal(r->tensor->data.data, data, N);
-        free_got(r);
+        drop(&r->base);
     }
     assert_int_equal(send_byte(n.channel, t.tensor_id, 9).code, OK); /* replaces */
     start_get(n.channel, t.tensor_id, 0, 20, &a);
     TensorService__GetTensorResponse *r = got(&a);
     assert_true(r->tensor->data.len == 1 && r->tensor->data.data[0] == 9);
-    free_got(r);
+    drop(&r->base);
     stop(&n);
     free(data);
 }
@@ -447,7 +449,7 @@ static void full_store(void **state) {
         start_get(n.channel, id, 0, 20, &a);
         TensorService__GetTensorResponse *r = got(&a);
         assert_int_equal(r->tensor->data.data[0], i == 77 ? 200 : i);
-        free_got(r);
+        drop(&r->base);
     }
     stop(&n);
 }
@@ -466,8 +468,8 @@ static void get_waits_for_send(void **state) {
     assert_int_equal(send_byte(n.channel, "later", 5).code, OK);
     TensorService__GetTensorResponse *r = got(&first);
     assert_int_equal(r->tensor->data.data[0], 5);
-    free_got(r);
-    free_got(got(&second));
+    drop(&r->base);
+    drop(&got(&second)->base);
     assert_int_equal(get(&other.done), 0);
     stop(&n); /* the channel takes its call back */
     expect(&other, CANCELLED, "");
@@ -603,10 +605,6 @@ static TensorService__ForwardPassResponse *passed(answer *a) {
     return r;
 }
 
-static void free_passed(TensorService__ForwardPassResponse *r) {
-    protobuf_c_message_free_unpacked(&r->base, NULL);
-}
-
 static void forward_has_the_bits_of_the_layers(void **state) {
     static const struct {
         int first, last;
@@ -644,7 +642,7 @@ static void forward_has_the_bits_of_the_layers(void **state) {
             assert_memory_equal(out->data.data, expected, bytes);
             assert_memory_not_equal(expected, x, bytes);
             free(expected);
-            free_passed(r);
+            drop(&r->base);
         }
         free(x);
     }
@@ -746,7 +744,7 @@ static void no_layers_and_no_room(void **state) {
  * deadline passes are never computed and make room. */
 static void queued_passes(void **state) {
     enum { N = MLXD_LIMIT_FORWARD_PASSES + 3 };
-    static answer running, waiting[N], late, probe;
+    static answer running, waiting[N], late, probe, last;
     (void)state;
     TensorService__TensorData t = one_row();
     TensorService__ForwardPassRequest m = pass(&t, 0, 0);
@@ -755,29 +753,37 @@ static void queued_passes(void **state) {
     held.calls = 0;
     start_packed(n.channel, "ForwardPass", &m.base, 1000, &running);
     assert_true(wait_for(&held.calls, 1));
-    start_packed(n.channel, "ForwardPass", &m.base, 0.3, &late);
-    assert_true(wait_for(&late.done, 1));
-    expect(&late, DEADLINE_EXCEEDED, "");
     for (int i = 0; i < N; i++)
         start_packed(leaver, "ForwardPass", &m.base, 1000, &waiting[i]);
     assert_int_equal(refused_of(waiting, N, 3), 3);
     mlxd_rpc_channel_close(leaver);
     do { /* once its end has come here, there is room in the line */
         start_packed(n.channel, "ForwardPass", &m.base, 1000, &probe);
-        sleep_ms(50);
+        start_get(n.channel, "never", 0.05, 20, &late);
+        assert_true(wait_for(&late.done, 1)); /* and so, if it was refused, is the probe */
     } while (get(&probe.done));
+    start_packed(n.channel, "ForwardPass", &m.base, 0.3, &late);
+    m = pass(&t, 1, 1);
+    start_packed(n.channel, "ForwardPass", &m.base, 1000, &last);
+    assert_true(wait_for(&late.done, 1));
+    expect(&late, DEADLINE_EXCEEDED, "");
+    sleep_ms(300); /* the server counts from when the call came */
     assert_int_equal(get(&held.calls), 1);
     for (uint32_t i = 0; i < config.hidden; i++)
         held.hidden[i] = (float)i;
     release_held(MLXD_OK, "");
     TensorService__ForwardPassResponse *r = passed(&running);
     assert_true(((float *)(void *)r->output_tensor->data.data)[3] == 3.0f);
-    free_passed(r);
+    drop(&r->base);
     assert_true(wait_for(&held.calls, 2)); /* behind all the others in the line, yet the next */
     release_held(MLXD_ERR_CORRUPT, "the result is not finite");
     assert_true(wait_for(&probe.done, 1));
     expect(&probe, DATA_LOSS, "the result is not finite");
-    assert_int_equal(get(&held.calls), 2);
+    assert_true(wait_for(&held.calls, 3));
+    assert_int_equal(held.first, 1); /* the late one was left out */
+    release_held(MLXD_OK, "");
+    drop(&passed(&last)->base);
+    assert_int_equal(get(&held.calls), 3);
     stop(&n);
 }
 
@@ -831,7 +837,7 @@ static void status_tells_the_truth(void **state) {
         assert_string_equal(r->device_id, "mini2");
         assert_string_equal(r->status_message, healthy ? "ready" : "mini3 is lost");
         assert_true(r->timestamp > 1.6e9);
-        protobuf_c_message_free_unpacked(&r->base, NULL);
+        drop(&r->base);
     }
     healthy = true;
     TensorService__ClusterStatusRequest c = TENSOR_SERVICE__CLUSTER_STATUS_REQUEST__INIT;
@@ -854,7 +860,7 @@ static void status_tells_the_truth(void **state) {
     assert_string_equal(r->devices[0]->role, "coordinator");
     assert_int_equal(r->devices[2]->n_layers, 0);
     assert_string_equal(r->devices[2]->status, "offline");
-    protobuf_c_message_free_unpacked(&r->base, NULL);
+    drop(&r->base);
     stop(&n);
 }
 
@@ -976,21 +982,19 @@ static void roles_over_mtls(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tensors_come_back),
-        cmocka_unit_test(bad_tensors_are_refused),
-        cmocka_unit_test(full_store),
-        cmocka_unit_test(get_waits_for_send),
-        cmocka_unit_test(get_gives_up),
-        cmocka_unit_test(waiters_are_bounded),
-        cmocka_unit_test(forward_has_the_bits_of_the_layers),
-        cmocka_unit_test(bad_passes_are_refused),
-        cmocka_unit_test(no_layers_and_no_room),
-        cmocka_unit_test(queued_passes),
-        cmocka_unit_test(close_with_work),
-        cmocka_unit_test(status_tells_the_truth),
-        cmocka_unit_test(damage),
-        cmocka_unit_test(roles_over_mtls),
-    };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(tensors_come_back),
+                                       cmocka_unit_test(bad_tensors_are_refused),
+                                       cmocka_unit_test(full_store),
+                                       cmocka_unit_test(get_waits_for_send),
+                                       cmocka_unit_test(get_gives_up),
+                                       cmocka_unit_test(waiters_are_bounded),
+                                       cmocka_unit_test(forward_has_the_bits_of_the_layers),
+                                       cmocka_unit_test(bad_passes_are_refused),
+                                       cmocka_unit_test(no_layers_and_no_room),
+                                       cmocka_unit_test(queued_passes),
+                                       cmocka_unit_test(close_with_work),
+                                       cmocka_unit_test(status_tells_the_truth),
+                                       cmocka_unit_test(damage),
+                                       cmocka_unit_test(roles_over_mtls)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -283,14 +283,14 @@ static void pools_are_bounded(void **state) {
 
 /* ---- the encoding ---- */
 
-static bool take_outer(void *out, const mlxd_tensor_field *f) {
+static bool take_outer(void *out, const mlxd_field *f) {
     return f->number != 1 || mlxd_tensor_read(out, f);
 }
 
 /* Reads a SendTensorRequest. */
 static bool read_request(mlxd_slice m, mlxd_tensor *t) {
     *t = (mlxd_tensor){0};
-    return mlxd_tensor_scan(m, take_outer, t);
+    return mlxd_field_scan(m, take_outer, t);
 }
 
 static bool bytes_text(mlxd_slice s, const char *expected) {
@@ -351,7 +351,7 @@ static void encoding_agrees(void **state) {
         mlxd_buf_init(&out, 0);
         mlxd_buf_init(&message, 0);
         mlxd_tensor_write(&out, &t);
-        mlxd_tensor_write_head(&message, 1, out.len + t.data.len);
+        mlxd_field_add_head(&message, 1, out.len + t.data.len);
         mlxd_buf_add(&message, out.data, out.len);
         mlxd_buf_add(&message, t.data.data, t.data.len);
         assert_false(message.failed);
@@ -448,7 +448,7 @@ static void damage(void **state) {
         mlxd_buf_clear(&message);
         t.data.len = MLXD_MIN(t.data.len, (size_t)32);
         mlxd_tensor_write(&out, &t);
-        mlxd_tensor_write_head(&message, 1, out.len + t.data.len);
+        mlxd_field_add_head(&message, 1, out.len + t.data.len);
         mlxd_buf_add(&message, out.data, out.len);
         mlxd_buf_add(&message, t.data.data, t.data.len);
         size_t len = random_below(4) ? message.len : random_below((uint32_t)message.len + 1);

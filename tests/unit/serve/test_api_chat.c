@@ -537,6 +537,7 @@ static void test_concurrent(void **state) {
         assert_string_equal(askers[i].digest, str_at(d, "mlxd.logits_sha256"));
         mlxd_json_close(d);
     }
+    fixture_wait_idle(f);
     mlxd_engine_stats s = fixture_stats(f);
     assert_int_equal(s.succeeded, 2 * CLIENTS);
     fixture_close(f);

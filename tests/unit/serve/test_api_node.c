@@ -1,5 +1,5 @@
-/* test_api_node.c - everything of the REST API that is no completion: what a node says about itself,
- * keys, metrics, tokenize and detokenize, registration, and the API of a worker.
+/* test_api_node.c - everything of the REST API that is no completion: what a node says about
+ * itself, keys, metrics, tokenize and detokenize, registration, and the API of a worker.
  */
 #include "../../support/prometheus.h"
 #include "../../support/serve_fixture.h"

@@ -360,7 +360,7 @@ static void test_worker_lost_and_back(void **state) {
     assert_true(wait_ready(&c, false));
     ask(&c, &late, 5, 5, 0);
     wait_end(&late);
-    assert_int_equal(late.err, MLXD_ERR_STATE);
+    assert_int_equal(late.err, MLXD_ERR_AGAIN);
     assert_non_null(strstr(late.why.text, "mini2"));
     mlxd_request_close(late.request);
     start_worker(&w, "mini2", "tiny-f32.gguf", w.port);
