@@ -13,13 +13,18 @@ mlxd_step *mlxd_step_open(uint32_t rows_max, uint32_t tokens_max, uint32_t width
     s->rows_max = rows_max;
     s->tokens_max = tokens_max;
     s->width = width;
+    /* The largest part first: what cannot be had is known before the rest is taken. */
+    s->hidden = mlxd_mem_new((size_t)tokens_max * width, sizeof *s->hidden);
+    if (!s->hidden) {
+        mlxd_step_close(s);
+        return NULL;
+    }
     s->rows = mlxd_mem_new(rows_max, sizeof *s->rows);
     s->generations = mlxd_mem_new(rows_max, sizeof *s->generations);
     s->drawn = mlxd_mem_new(rows_max, sizeof *s->drawn);
     s->finish = mlxd_mem_new(rows_max, sizeof *s->finish);
     s->tokens = mlxd_mem_new(tokens_max, sizeof *s->tokens);
-    s->hidden = mlxd_mem_new((size_t)tokens_max * width, sizeof *s->hidden);
-    if (!s->rows || !s->generations || !s->drawn || !s->finish || !s->tokens || !s->hidden) {
+    if (!s->rows || !s->generations || !s->drawn || !s->finish || !s->tokens) {
         mlxd_step_close(s);
         return NULL;
     }

@@ -66,9 +66,9 @@
 #define MLXD_LIMIT_TENSOR_DIMS 8
 #define MLXD_LIMIT_TENSOR_STORE_COUNT 1024 /* tensors kept by SendTensor */
 #define MLXD_LIMIT_TENSOR_STORE_BYTES (1u << 30)
-#define MLXD_LIMIT_TENSOR_WAIT_S 3600  /* longest timeout of GetTensor */
-#define MLXD_LIMIT_TENSOR_WAITERS 256  /* GetTensor calls that wait for a tensor */
-#define MLXD_LIMIT_FORWARD_PASSES 8    /* ForwardPass calls that wait for their turn */
+#define MLXD_LIMIT_TENSOR_WAIT_S 3600       /* longest timeout of GetTensor */
+#define MLXD_LIMIT_TENSOR_WAITERS 256       /* GetTensor calls that wait for a tensor */
+#define MLXD_LIMIT_FORWARD_PASSES 8         /* ForwardPass calls that wait for their turn */
 #define MLXD_LIMIT_FORWARD_BYTES (1u << 30) /* results of ForwardPass that are not read yet */
 
 /* ---- configuration ---- */

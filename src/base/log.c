@@ -33,20 +33,39 @@ bool mlxd_log_parse_level(const char *name, mlxd_log_level *out) {
     return false;
 }
 
-/* Copies `s` with control bytes (and, for JSON, quotes and backslashes) escaped. */
-static size_t escape(char *out, size_t size, const char *s) {
+/* Bytes of the UTF-8 character at `s` (NUL-terminated, first byte >= 0x80); 0: it is none. */
+static size_t utf8_len(const unsigned char *s) {
+    size_t len = s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0;
+    /* The second byte also excludes long forms, surrogates and what is beyond U+10FFFF. */
+    unsigned min = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
+    unsigned max = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
+    if (len && (s[1] < min || s[1] > max))
+        return 0;
+    for (size_t i = 2; i < len; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    return len;
+}
+
+/* Copies `s` with control bytes (and, for JSON, quotes, backslashes and what is not UTF-8)
+ * escaped: a text from a peer, or one that was cut, must not break the line for its reader. */
+static void escape(char *out, size_t size, const char *s) {
     size_t n = 0;
-    for (; *s && n + 8 < size; s++) {
+    while (*s && n + 8 < size) {
         unsigned char c = (unsigned char)*s;
-        if (c < 0x20 || c == 0x7f)
+        size_t len = as_json && c >= 0x80 ? utf8_len((const unsigned char *)s) : 1;
+        if (len == 0)
+            n += (size_t)snprintf(out + n, size - n, "\\ufffd");
+        else if (c < 0x20 || c == 0x7f)
             n += (size_t)snprintf(out + n, size - n, "\\u%04x", c);
         else if (as_json && (c == '"' || c == '\\'))
             n += (size_t)snprintf(out + n, size - n, "\\%c", c);
         else
-            out[n++] = (char)c;
+            for (size_t i = 0; i < len; i++)
+                out[n++] = s[i];
+        s += MLXD_MAX(len, (size_t)1);
     }
     out[n] = 0;
-    return n;
 }
 
 void mlxd_log(mlxd_log_level level, const char *component, const char *fmt, ...) {

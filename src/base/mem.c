@@ -1,4 +1,5 @@
-/* mem.c - see mem.h. Blocks come from malloc; an arena is a list of chunks that double in size. */
+/* mem.c - see mem.h. Blocks come from malloc; an arena is a list of chunks that double in size, up
+ * to 1 MiB. */
 #include "base/mem.h"
 
 #include "base/os.h"
@@ -8,6 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define CHUNK_FIRST ((size_t)4 << 10)
+#define CHUNK_MAX ((size_t)1 << 20) /* a larger object gets a chunk of its own */
 
 static atomic_uint_fast64_t allocations;
 
@@ -175,7 +179,7 @@ void *mlxd_arena_new(mlxd_arena *a, size_t count, size_t size) {
     if (a->bytes_max && (bytes > a->bytes_max || a->total > a->bytes_max - bytes))
         return NULL;
     if (!a->head || a->head->cap - a->head->used < bytes) {
-        size_t cap = a->head && a->head->cap < (1u << 20) ? a->head->cap * 2 : 4096;
+        size_t cap = a->head ? MLXD_MIN(a->head->cap, CHUNK_MAX / 2) * 2 : CHUNK_FIRST;
         cap = MLXD_MAX(cap, bytes);
         struct chunk *c = mlxd_mem_new(1, sizeof *c + cap);
         if (!c)

@@ -109,9 +109,9 @@ static void look_at_memory(const char *dir, void *ctx) {
     uint64_t limit = number_from(file);
     snprintf(file, sizeof file, "%s/%s", dir, m->usage);
     uint64_t usage = number_from(file);
-    /* The page cache counts as used, but what is inactive of it gives way. */
+    /* The page cache counts as used, but gives way. */
     snprintf(file, sizeof file, "%s/memory.stat", dir);
-    uint64_t cache = number_after(file, "inactive_file ");
+    uint64_t cache = number_after(file, "\ninactive_file ") + number_after(file, "\nactive_file ");
     usage -= usage != UINT64_MAX ? MLXD_MIN(cache, usage) : 0;
     m->total = MLXD_MIN(m->total, limit);
     if (limit != UINT64_MAX && usage != UINT64_MAX)

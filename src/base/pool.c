@@ -65,8 +65,9 @@ static void work(mlxd_pool *p, uint32_t generation, unsigned thread) {
     }
 }
 
+/* Sequentially consistent: see the store of the ticket in mlxd_pool_run. */
 static uint32_t current(mlxd_pool *p) {
-    return (uint32_t)(atomic_load_explicit(&p->ticket, memory_order_acquire) >> 32);
+    return (uint32_t)(atomic_load(&p->ticket) >> 32);
 }
 
 /* Waits for a generation other than `seen`; false when the pool stops. */

@@ -57,10 +57,10 @@ static mlxd_err copy_string(const mlxd_gguf *g, const char *key, char *out, size
     mlxd_err err = mlxd_gguf_get_str(g, key, &s, why);
     if (err)
         return err;
-    snprintf(out, size, "%.*s", (int)MLXD_MIN(s.len, size), (const char *)s.data);
-    for (char *p = out; *p; p++)
-        if ((unsigned char)*p < 0x20 || *p == 0x7f)
-            *p = '?';
+    size_t n = MLXD_MIN(s.len, size - 1);
+    for (size_t i = 0; i < n; i++)
+        out[i] = s.data[i] < 0x20 || s.data[i] == 0x7f ? '?' : (char)s.data[i];
+    out[n] = 0;
     return MLXD_OK;
 }
 

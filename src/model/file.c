@@ -9,10 +9,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HEAD_FIRST ((size_t)4 << 20)
 #define HEAD_MAX ((size_t)512 << 20)
+#define SETTLED_S 2
 
 struct mlxd_model_file {
     int fd;
@@ -21,7 +23,7 @@ struct mlxd_model_file {
     uint8_t *head;
     mlxd_gguf *gguf;
     uint8_t meta[MLXD_SHA256_BYTES];
-    char identity[80];
+    char identity[96];
 };
 
 static mlxd_err open_error(const char *path, int error, mlxd_why *why) {
@@ -79,6 +81,18 @@ static mlxd_err parse_head(mlxd_model_file *f, mlxd_why *why) {
     return MLXD_OK;
 }
 
+/* A file that was written a moment ago may be written again without a change of its times, which
+ * count seconds here: such a file has no identity yet. */
+static void set_identity(mlxd_model_file *f, const struct stat *st) {
+    time_t changed = MLXD_MAX(st->st_mtime, st->st_ctime);
+    if (changed + SETTLED_S >= time(NULL))
+        return;
+    snprintf(f->identity, sizeof f->identity, "%llx-%llx-%llx-%llx-%llx",
+             (unsigned long long)st->st_dev, (unsigned long long)st->st_ino,
+             (unsigned long long)st->st_size, (unsigned long long)st->st_mtime,
+             (unsigned long long)st->st_ctime);
+}
+
 mlxd_err mlxd_model_file_open(mlxd_model_file **out, const char *path, mlxd_why *why) {
     MLXD_ASSERT(out && path);
     mlxd_model_file *f = mlxd_mem_new(1, sizeof *f);
@@ -101,8 +115,7 @@ mlxd_err mlxd_model_file_open(mlxd_model_file **out, const char *path, mlxd_why 
     if (err)
         goto fail;
     f->bytes = (uint64_t)st.st_size;
-    snprintf(f->identity, sizeof f->identity, "%llx-%llx-%llx-%lld", (unsigned long long)st.st_dev,
-             (unsigned long long)st.st_ino, (unsigned long long)st.st_size, (long long)st.st_mtime);
+    set_identity(f, &st);
     err = parse_head(f, why);
     if (err)
         goto fail;

@@ -22,7 +22,8 @@ const char *mlxd_model_file_path(const mlxd_model_file *f);
 uint64_t mlxd_model_file_bytes(const mlxd_model_file *f);
 /* Digest of everything before the tensor infos: configuration, tokenizer, template. */
 void mlxd_model_file_meta_digest(const mlxd_model_file *f, uint8_t out[MLXD_SHA256_BYTES]);
-/* "inode-size-mtime" of the opened file: the key under which digests are remembered. */
+/* Device, inode, size and times of the opened file: the key under which digests are remembered. ""
+ * while the file is so new that another write may leave no trace in them. */
 const char *mlxd_model_file_identity(const mlxd_model_file *f);
 
 /* Reads exactly `len` bytes at `offset`; IO or DATA (file became shorter). */

@@ -1,5 +1,6 @@
 /* kv.c - see kv.h. Free pages are a stack of indices; sessions are found through an open-addressing
- * hash of their ids. Nothing is allocated after a session's page table exists. */
+ * hash of their ids. Prefix hashes lie beside the pages, one per position. Nothing is allocated
+ * after a session's page table exists. */
 #include "model/kv.h"
 
 #include "base/mem.h"
@@ -12,8 +13,6 @@ struct mlxd_kv_session {
     uint32_t length; /* positions stored */
     uint32_t n_pages;
     uint32_t *pages; /* index of each page in the pool; room for pages_max */
-    uint64_t *hash;  /* hash[i] = prefix hash before position i; grows by pages */
-    uint32_t hash_cap;
 };
 
 struct mlxd_kv {
@@ -22,6 +21,7 @@ struct mlxd_kv {
     size_t plane_halves; /* one layer's K (or V) of one page */
     size_t page_halves;
     uint16_t *pool;
+    uint64_t *hashes; /* [pages_max][MLXD_PAGE]: prefix hash behind each position */
     uint32_t *free_pages;
     mlxd_kv_session slots[SLOTS];
 };
@@ -37,9 +37,10 @@ uint32_t mlxd_kv_pages(uint64_t positions) {
 mlxd_err mlxd_kv_open(mlxd_kv **out, const mlxd_config *c, uint32_t layers, uint32_t pages_max,
                       mlxd_why *why) {
     MLXD_ASSERT(layers > 0 && pages_max > 0);
-    size_t page_bytes = mlxd_kv_page_bytes(c, layers), bytes;
+    size_t page_bytes = mlxd_kv_page_bytes(c, layers), bytes, hash_bytes;
     mlxd_kv *kv = mlxd_mem_new(1, sizeof *kv);
-    bool ok = kv && mlxd_mul_size(page_bytes, pages_max, &bytes);
+    bool ok = kv && mlxd_mul_size(page_bytes, pages_max, &bytes) &&
+              mlxd_mul_size(MLXD_PAGE * sizeof *kv->hashes, pages_max, &hash_bytes);
     if (ok) {
         kv->layers = layers;
         kv->kv_heads = c->kv_heads;
@@ -49,7 +50,8 @@ mlxd_err mlxd_kv_open(mlxd_kv **out, const mlxd_config *c, uint32_t layers, uint
         kv->page_halves = page_bytes / sizeof(uint16_t);
         kv->free_pages = mlxd_mem_new(pages_max, sizeof *kv->free_pages);
         kv->pool = mlxd_mem_map(bytes);
-        ok = kv->free_pages && kv->pool;
+        kv->hashes = mlxd_mem_map(hash_bytes);
+        ok = kv->free_pages && kv->pool && kv->hashes;
     }
     if (!ok) {
         mlxd_kv_close(kv);
@@ -65,10 +67,10 @@ mlxd_err mlxd_kv_open(mlxd_kv **out, const mlxd_config *c, uint32_t layers, uint
 void mlxd_kv_close(mlxd_kv *kv) {
     if (!kv)
         return;
-    for (size_t i = 0; i < SLOTS; i++) {
+    for (size_t i = 0; i < SLOTS; i++)
         mlxd_mem_free(kv->slots[i].pages);
-        mlxd_mem_free(kv->slots[i].hash);
-    }
+    if (kv->hashes)
+        mlxd_mem_unmap(kv->hashes, (size_t)kv->pages_max * MLXD_PAGE * sizeof *kv->hashes);
     if (kv->pool)
         mlxd_mem_unmap(kv->pool, kv->page_halves * kv->pages_max * sizeof(uint16_t));
     mlxd_mem_free(kv->free_pages);
@@ -104,9 +106,9 @@ static mlxd_kv_session *find(mlxd_kv *kv, uint64_t id) {
     }
 }
 
+/* NULL: no memory for its page table. */
 static mlxd_kv_session *add(mlxd_kv *kv, uint64_t id) {
-    if (kv->sessions == MLXD_LIMIT_SESSIONS)
-        return NULL;
+    MLXD_ASSERT(kv->sessions < MLXD_LIMIT_SESSIONS);
     size_t i = home(id);
     while (kv->slots[i].used)
         i = (i + 1) & (SLOTS - 1);
@@ -128,7 +130,7 @@ static void free_pages_from(mlxd_kv *kv, mlxd_kv_session *s, uint32_t keep) {
 }
 
 /* Removes slot `hole` and moves later entries of its probe chain up, so that chains have no gaps.
- * A moved entry takes its page and hash tables with it; the hole's stay for the next session. */
+ * A moved entry takes its page table with it; the hole's stays for the next session. */
 static void remove_slot(mlxd_kv *kv, size_t hole) {
     for (size_t i = (hole + 1) & (SLOTS - 1); kv->slots[i].used; i = (i + 1) & (SLOTS - 1)) {
         size_t h = home(kv->slots[i].id);
@@ -172,19 +174,9 @@ void mlxd_kv_truncate(mlxd_kv *kv, uint64_t id, uint32_t positions) {
     free_pages_from(kv, s, mlxd_kv_pages(positions));
 }
 
-/* Room for the hashes of `positions` + 1 prefixes. */
-static bool reserve_hashes(mlxd_kv *kv, mlxd_kv_session *s, uint32_t positions) {
-    if (positions < s->hash_cap)
-        return true;
-    uint64_t cap =
-        MLXD_MAX((uint64_t)s->hash_cap * 2, (uint64_t)mlxd_kv_pages(positions) * 64 + 64);
-    cap = MLXD_MIN(cap, (uint64_t)kv->pages_max * MLXD_PAGE + 1);
-    uint64_t *p = mlxd_mem_resize(s->hash, (size_t)cap, sizeof *p);
-    if (!p)
-        return false;
-    s->hash = p;
-    s->hash_cap = (uint32_t)cap;
-    return true;
+/* Where the prefix hash behind `position` is kept. */
+static uint64_t *hash_behind(const mlxd_kv *kv, const mlxd_kv_session *s, uint32_t position) {
+    return &kv->hashes[(size_t)s->pages[position / MLXD_PAGE] * MLXD_PAGE + position % MLXD_PAGE];
 }
 
 mlxd_err mlxd_kv_begin(mlxd_kv *kv, uint64_t id, uint32_t position, uint64_t prefix_hash,
@@ -196,8 +188,8 @@ mlxd_err mlxd_kv_begin(mlxd_kv *kv, uint64_t id, uint32_t position, uint64_t pre
     if (position > length)
         return mlxd_fail(why, MLXD_ERR_RANGE, "session %llu has %u positions, step starts at %u",
                          (unsigned long long)id, length, position);
-    uint64_t have = position == 0 ? mlxd_kv_hash_init() : s->hash[position];
-    if (have != prefix_hash)
+    uint64_t hash = position == 0 ? mlxd_kv_hash_init() : *hash_behind(kv, s, position - 1);
+    if (hash != prefix_hash)
         return mlxd_fail(why, MLXD_ERR_STATE, "session %llu: other tokens before position %u",
                          (unsigned long long)id, position);
     uint64_t end = (uint64_t)position + count;
@@ -205,21 +197,18 @@ mlxd_err mlxd_kv_begin(mlxd_kv *kv, uint64_t id, uint32_t position, uint64_t pre
     if (end > (uint64_t)kv->pages_max * MLXD_PAGE ||
         mlxd_kv_pages(end) - have_pages > kv->n_free + (s ? s->n_pages - have_pages : 0))
         return mlxd_fail(why, MLXD_ERR_FULL, "no free KV pages (%u in all)", kv->pages_max);
-    bool fresh = s == NULL;
-    if (fresh)
-        s = add(kv, id);
-    if (!s || !reserve_hashes(kv, s, (uint32_t)end)) {
-        if (s && fresh)
-            mlxd_kv_drop(kv, id);
+    if (!s && kv->sessions == MLXD_LIMIT_SESSIONS)
         return mlxd_fail(why, MLXD_ERR_FULL, "no free session slot (%u in all)",
                          MLXD_LIMIT_SESSIONS);
-    }
+    if (!s && !(s = add(kv, id)))
+        return mlxd_fail(why, MLXD_ERR_NOMEM, "no memory for a session's page table");
     free_pages_from(kv, s, mlxd_kv_pages(position));
     while (s->n_pages < mlxd_kv_pages(end))
         s->pages[s->n_pages++] = kv->free_pages[--kv->n_free];
-    s->hash[position] = prefix_hash;
-    for (uint32_t i = 0; i < count; i++)
-        s->hash[position + i + 1] = mlxd_kv_hash_add(s->hash[position + i], tokens[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        hash = mlxd_kv_hash_add(hash, tokens[i]);
+        *hash_behind(kv, s, position + i) = hash;
+    }
     s->length = (uint32_t)end;
     *out = s;
     return MLXD_OK;

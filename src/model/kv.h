@@ -9,6 +9,8 @@
  * Pages come from a pool of fixed size, so KV memory is bounded; memory of a page is touched when
  * it is first used. A session knows, besides its pages, a rolling hash of the tokens at each
  * position (the prefix hash), so that a step can never be computed on the KV of other tokens.
+ * Memory is taken when the cache opens and for the page table of a new session, never by a later
+ * step.
  *
  * Thread: one at a time (the compute driver).
  */
@@ -38,7 +40,9 @@ uint64_t mlxd_kv_hash_add(uint64_t hash, int32_t token);
  * back when it is longer (a repeated step), takes the pages that are missing.
  *   RANGE  a gap: the session has fewer positions
  *   STATE  `prefix_hash` is not the hash of the session's tokens before `position`
- *   FULL   no free page or session slot; nothing has changed then
+ *   FULL   no free page or session slot
+ *   NOMEM  no memory for the page table of a new session
+ * After an error nothing has changed.
  * The new positions count as stored; the caller fills them layer by layer. */
 mlxd_err mlxd_kv_begin(mlxd_kv *kv, uint64_t id, uint32_t position, uint64_t prefix_hash,
                        const int32_t *tokens, uint32_t count, mlxd_kv_session **out,

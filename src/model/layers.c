@@ -39,7 +39,7 @@ struct mlxd_layers {
     struct act act; /* max(hidden, heads*head_dim, ffn) wide */
     float *proj[3]; /* q, k, v; gate and up use the first two */
     float *out;     /* hidden wide: what is added to the residual stream */
-    float *attn;    /* per thread: two partial outputs of a head */
+    float *attn;    /* per thread: a page's partial output of a head */
     uint8_t *work;
     size_t work_bytes;
     mlxd_kv_session **sessions; /* of the rows of the step, [tokens_max] */
@@ -224,7 +224,8 @@ uint32_t mlxd_layers_tokens_max(const mlxd_layers *l) {
 }
 
 size_t mlxd_layers_bytes(const mlxd_layers *l) {
-    return mlxd_weights_bytes(l->weights) + l->work_bytes;
+    size_t rope = (size_t)l->rope.positions * l->rope.half * 2 * sizeof(float);
+    return mlxd_weights_bytes(l->weights) + l->work_bytes + rope;
 }
 
 const mlxd_tensor_digest *mlxd_layers_digests(const mlxd_layers *l, size_t *count) {
@@ -428,10 +429,21 @@ static void run_layer(struct step *s, mlxd_pool *pool) {
     mlxd_pool_run(pool, s->n, add_task, s);
 }
 
+/* Two rows of one session would write the same KV at the same time. */
+static bool session_twice(const mlxd_row *rows, size_t n_rows) {
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t i = 0; i < r; i++)
+            if (rows[i].session == rows[r].session)
+                return true;
+    return false;
+}
+
 /* Opens the rows' sessions at their positions and notes which row each token belongs to. */
 static mlxd_err begin_rows(mlxd_layers *l, mlxd_kv *kv, const mlxd_row *rows, size_t n_rows,
                            size_t *n, mlxd_why *why) {
     *n = 0;
+    if (session_twice(rows, n_rows))
+        return mlxd_fail(why, MLXD_ERR_INVALID, "a step has two rows of one session");
     for (size_t r = 0; r < n_rows; r++) {
         if (rows[r].n_tokens == 0 || rows[r].n_tokens > l->tokens_max - *n)
             return mlxd_fail(why, MLXD_ERR_RANGE, "a step holds 1..%u tokens", l->tokens_max);

@@ -54,7 +54,7 @@ void mlxd_layers_tensor_name(uint32_t first, size_t index, char out[MLXD_LIMIT_G
 uint32_t mlxd_layers_first(const mlxd_layers *l);
 uint32_t mlxd_layers_end(const mlxd_layers *l);
 uint32_t mlxd_layers_tokens_max(const mlxd_layers *l);
-size_t mlxd_layers_bytes(const mlxd_layers *l); /* weights and working memory */
+size_t mlxd_layers_bytes(const mlxd_layers *l); /* weights, rope table and working memory */
 const mlxd_tensor_digest *mlxd_layers_digests(const mlxd_layers *l, size_t *count);
 
 /* Asked between layers: true ends the step early with CANCELLED (its result is then useless, and so
@@ -67,7 +67,8 @@ typedef struct mlxd_abort {
 /* Runs layers [first, end), a part of the loaded range, over all rows. hidden [n][hidden size],
  * n = sum of n_tokens <= tokens_max, rows one after the other; replaced by the result. `kv` must
  * have been opened with all layers of the loaded range.
- * `abort` may be NULL. RANGE, STATE, FULL as mlxd_kv_begin; CORRUPT: a result is not finite. */
+ * `abort` may be NULL. RANGE, STATE, FULL, NOMEM as mlxd_kv_begin; INVALID: two rows of one
+ * session; CORRUPT: a result is not finite. After an error the KV of all its rows is undefined. */
 mlxd_err mlxd_layers_step(mlxd_layers *l, mlxd_kv *kv, mlxd_pool *pool, uint32_t first,
                           uint32_t end, const mlxd_row *rows, size_t n_rows, float *hidden,
                           const mlxd_abort *abort, mlxd_why *why) MLXD_MUST_CHECK;

@@ -81,30 +81,35 @@ static mlxd_err hash_all(mlxd_manifest *m, const mlxd_model_file *f, mlxd_pool *
 
 /* ---- remembering ---- */
 
-/* Directory of remembered results; false when there is no home. Makes it. */
+/* Makes the last `depth` directories of `path` where they are missing. */
+static void make_dirs(char *path, unsigned depth) {
+    char *slash = depth > 1 ? strrchr(path, '/') : NULL;
+    if (slash && slash > path) {
+        *slash = 0;
+        make_dirs(path, depth - 1);
+        *slash = '/';
+    }
+    (void)mkdir(path, 0755);
+}
+
+/* File of the remembered result, its directory made; false: there is none. */
 static bool cache_path(const mlxd_model_file *f, const char *dir, char *out, size_t size) {
     const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *identity = mlxd_model_file_identity(f);
     char base[768];
-    if (dir && !*dir)
+    int n = 0;
+    if (!*identity)
         return false;
-    if (dir) {
-        snprintf(base, sizeof base, "%s", dir);
-    } else {
-        if (xdg && *xdg)
-            snprintf(base, sizeof base, "%s/mlxd", xdg);
-        else if (home && *home)
-            snprintf(base, sizeof base, "%s/.cache/mlxd", home);
-        else
-            return false;
-        char *slash = strrchr(base, '/');
-        *slash = 0;
-        (void)mkdir(base, 0755);
-        *slash = '/';
-        (void)mkdir(base, 0755);
-        strncat(base, "/digests", sizeof base - strlen(base) - 1);
-    }
-    (void)mkdir(base, 0755);
-    int n = snprintf(out, size, "%s/%s", base, mlxd_model_file_identity(f));
+    if (dir)
+        n = snprintf(base, sizeof base, "%s", dir);
+    else if (xdg && *xdg)
+        n = snprintf(base, sizeof base, "%s/mlxd/digests", xdg);
+    else if (home && *home)
+        n = snprintf(base, sizeof base, "%s/.cache/mlxd/digests", home);
+    if (n <= 0 || (size_t)n >= sizeof base)
+        return false;
+    make_dirs(base, dir ? 1 : 3);
+    n = snprintf(out, size, "%s/%s", base, identity);
     return n > 0 && (size_t)n < size;
 }
 

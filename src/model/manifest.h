@@ -3,7 +3,8 @@
  * Nodes compare tensor by tensor before they compute together, so a flipped bit or another
  * quantization is found by name and not by a strange answer. Hashing a large file takes seconds, so
  * the result is remembered in the user's cache directory under the file's identity (device, inode,
- * size, modification time); a remembered result that does not fit the file exactly is ignored.
+ * size, times); a remembered result that does not fit the file exactly is ignored, and one of a
+ * file that was written a moment ago is not kept.
  */
 #ifndef MLXD_MODEL_MANIFEST_H
 #define MLXD_MODEL_MANIFEST_H

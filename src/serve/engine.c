@@ -32,7 +32,7 @@ struct flight {
     uint64_t handed_ns; /* to the stage or head that has it */
     uint32_t n_sessions;
     uint32_t *sessions; /* slots of the rows at formation; room for rows_max */
-    uint64_t *ids;      /* of their requests: a slot may be reused meanwhile */
+    uint64_t *ids;      /* of their requests */
 };
 
 struct mlxd_engine {
@@ -43,6 +43,7 @@ struct mlxd_engine {
     uint32_t context, kv_pages; /* of the pipeline */
     mlxd_why down;              /* why there is no pipeline */
     bool stopped;
+    bool served; /* there has been a pipeline: what is missing now was lost */
     struct session *sessions;
     uint32_t next_slot;     /* where the next step starts to look: round robin */
     mlxd_request **waiting; /* ring */
@@ -61,12 +62,13 @@ mlxd_err mlxd_engine_open(mlxd_engine **out, const mlxd_engine_params *p,
     MLXD_ASSERT(p->prefill_chunk > 0 && p->step_tokens >= p->prefill_chunk);
     MLXD_ASSERT(p->step_tokens <= MLXD_LIMIT_STEP_TOKENS);
     MLXD_ASSERT(p->sessions_max > 0 && p->sessions_max <= MLXD_LIMIT_SESSIONS);
+    MLXD_ASSERT(p->queue_max > 0);
     mlxd_engine *e = mlxd_mem_new(1, sizeof *e);
     if (e) {
         e->p = *p;
         e->ops = *ops;
         e->sessions = mlxd_mem_new(p->sessions_max, sizeof *e->sessions);
-        e->waiting = mlxd_mem_new(MLXD_MAX(p->queue_max, 1u), sizeof *e->waiting);
+        e->waiting = mlxd_mem_new(p->queue_max, sizeof *e->waiting);
     }
     if (!e || !e->sessions || !e->waiting) {
         mlxd_engine_close(e);
@@ -152,7 +154,7 @@ static void finish(mlxd_engine *e, struct session *s, mlxd_err err, const mlxd_w
         return;
     s->err = err;
     s->why = why ? *why : (mlxd_why){0};
-    for (uint32_t i = 0; i < e->stages; i++)
+    for (uint32_t i = 0; i < e->stages && s->submitted > 0; i++)
         e->ops.drop(e->ops.ctx, i, s->request->id);
     s->ending = true;
     if (s->in_flight == 0)
@@ -300,21 +302,26 @@ static struct flight *find_flight(mlxd_engine *e, const mlxd_step *step) {
 /* The step is over: its sessions may go on, or end if they were waiting for that. */
 static void land(mlxd_engine *e, struct flight *f, mlxd_err err, const mlxd_why *why,
                  uint64_t now) {
+    const mlxd_step *step = f->step;
+    static const mlxd_why lost = {"a stage left the request out of a step"};
     f->used = false;
     if (f->epoch == e->epoch)
         e->in_flight--;
     else
         e->stats.stale_steps++;
-    for (uint32_t i = 0; i < f->n_sessions; i++) {
+    for (uint32_t i = 0, r = 0; i < f->n_sessions; i++) {
         struct session *s = &e->sessions[f->sessions[i]];
-        if (!s->request || s->request->id != f->ids[i])
-            continue;
-        MLXD_ASSERT(s->in_flight > 0);
+        /* Rows that were left out are gone, the others are in their old order. */
+        bool there = r < step->n_rows && step->rows[r].session == f->ids[i];
+        r += there;
+        MLXD_ASSERT(s->request && s->request->id == f->ids[i] && s->in_flight > 0);
         s->in_flight--;
-        if (err && err != MLXD_ERR_CANCELLED)
-            finish(e, s, err, why, now);
-        else if (s->ending && s->in_flight == 0)
+        if (s->ending && s->in_flight == 0)
             end_session(e, s, now);
+        else if (err && err != MLXD_ERR_CANCELLED)
+            finish(e, s, err, why, now);
+        else if (err || !there) /* that is only for sessions which were dropped */
+            finish(e, s, MLXD_ERR_PEER, &lost, now);
     }
 }
 
@@ -334,10 +341,7 @@ static void account(mlxd_engine *e, struct flight *f, bool head, uint32_t index,
         e->stats.stage[index].total_ns += total;
     }
     for (uint32_t i = 0; i < f->n_sessions; i++) {
-        struct session *s = &e->sessions[f->sessions[i]];
-        if (!s->request || s->request->id != f->ids[i])
-            continue;
-        mlxd_timings *t = &s->request->timings;
+        mlxd_timings *t = &e->sessions[f->sessions[i]].request->timings;
         if (head) {
             t->head_ns += total;
             continue;
@@ -386,7 +390,8 @@ static void deliver(mlxd_engine *e, struct flight *f, uint64_t now) {
         e->stats.generated_tokens++;
         if (!request->timings.first_ns)
             request->timings.first_ns = now;
-        if (s->finish[r] == MLXD_FINISH_NONE)
+        bool full = session->n_tokens == request->n_prompt + request->max_tokens;
+        if (s->finish[r] == MLXD_FINISH_NONE && !full)
             e->ops.token(e->ops.ctx, request);
         else
             finish(e, session, MLXD_OK, NULL, now);
@@ -405,7 +410,7 @@ static void on_request(mlxd_engine *e, mlxd_request *r, uint64_t now) {
     if (e->stopped)
         err = mlxd_fail(&why, MLXD_ERR_STATE, "the server is shutting down");
     else if (e->stages == 0)
-        err = mlxd_fail(&why, MLXD_ERR_STATE, "%s", e->down.text);
+        err = mlxd_fail(&why, e->served ? MLXD_ERR_AGAIN : MLXD_ERR_STATE, "%s", e->down.text);
     else if (positions > e->context || pages_for(r) > e->kv_pages)
         err = mlxd_fail(&why, MLXD_ERR_RANGE, "%llu positions do not fit the context of %u",
                         (unsigned long long)positions, e->context);
@@ -453,6 +458,7 @@ static void end_all(mlxd_engine *e, mlxd_err err, const mlxd_why *why, uint64_t 
 static void on_pipeline(mlxd_engine *e, const mlxd_event *ev) {
     MLXD_ASSERT(ev->stages <= MLXD_LIMIT_STAGES && ev->epoch > e->epoch);
     end_all(e, MLXD_ERR_PEER, &ev->why, ev->time_ns);
+    e->served = e->served || e->stages > 0;
     e->stages = ev->stages;
     e->epoch = ev->epoch;
     e->in_flight = 0;

@@ -33,7 +33,7 @@ typedef struct mlxd_engine_params {
     uint32_t prefill_chunk; /* tokens of one prompt per step, at most */
     uint32_t step_tokens;   /* tokens of a step, at most; >= prefill_chunk */
     uint32_t sessions_max;  /* running at once */
-    uint32_t queue_max;     /* requests that may wait */
+    uint32_t queue_max;     /* requests that may wait; at least 1 */
 } mlxd_engine_params;
 
 /* Actions. Called from inside mlxd_engine_handle; none may block or call back into the engine. */

@@ -11,6 +11,10 @@
 #include <string.h>
 
 #define EVENTS_MAX 8192
+/* Clients may fill half of the queue. The other half takes what their requests bring with them,
+ * steps and cancels, so that nobody who must not wait finds it full: a stage may complete a step
+ * inside submit, on the engine thread. */
+#define REQUESTS_MAX (EVENTS_MAX / 2)
 
 struct mlxd_loop {
     mlxd_engine *engine;
@@ -19,6 +23,7 @@ struct mlxd_loop {
     mlxd_queue *events;
     mlxd_thread thread;
     bool started;
+    _Atomic bool closing;
     _Atomic uint64_t next_id;
     mlxd_pipeline pipeline; /* engine thread */
     /* handed over by set_pipeline, snapshot for stats; under lock */
@@ -63,12 +68,20 @@ static void on_head(void *ctx, mlxd_step *step, bool drawn, mlxd_err err, const 
 
 mlxd_err mlxd_loop_submit(mlxd_loop *l, mlxd_request *r) {
     mlxd_event ev = {.type = MLXD_EVENT_REQUEST, .time_ns = now(l), .request = r};
+    if (mlxd_queue_len(l->events) >= REQUESTS_MAX)
+        return MLXD_ERR_FULL;
     r->id = atomic_fetch_add(&l->next_id, 1) + 1;
     return mlxd_queue_push(l->events, &ev);
 }
 
 void mlxd_loop_cancel(mlxd_loop *l, uint64_t id) {
     mlxd_event ev = {.type = MLXD_EVENT_CANCEL, .id = id};
+    post(l, &ev);
+}
+
+void mlxd_loop_stop(mlxd_loop *l, const char *reason) {
+    mlxd_event ev = {.type = MLXD_EVENT_STOP};
+    (void)mlxd_fail(&ev.why, MLXD_ERR_CANCELLED, "%s", reason);
     post(l, &ev);
 }
 
@@ -83,9 +96,13 @@ void mlxd_loop_set_pipeline(mlxd_loop *l, const mlxd_pipeline *p) {
     l->next = *p;
     mlxd_mutex_unlock(&l->lock);
     for (uint32_t i = 0; i < p->n_stages; i++) {
-        p->stages[i]->index = i;
-        p->stages[i]->done = on_staged;
-        p->stages[i]->done_ctx = l;
+        mlxd_stage *s = p->stages[i];
+        /* One that had this place before may still be busy with a step of an old epoch. */
+        if (s->index == i && s->done == on_staged && s->done_ctx == l)
+            continue;
+        s->index = i;
+        s->done = on_staged;
+        s->done_ctx = l;
     }
     post(l, &ev);
     mlxd_mutex_lock(&l->lock);
@@ -188,11 +205,11 @@ static void handle(mlxd_loop *l, const mlxd_event *ev) {
 static void loop_main(void *arg) {
     mlxd_loop *l = arg;
     mlxd_event ev;
-    bool stopping = false;
-    while (!(stopping && mlxd_engine_idle(l->engine)) &&
+    bool last = false; /* the STOP of mlxd_loop_close has been handled */
+    while (!(last && mlxd_engine_idle(l->engine)) &&
            mlxd_queue_pop(l->events, &ev, UINT64_MAX) == MLXD_OK) {
-        stopping = stopping || ev.type == MLXD_EVENT_STOP;
         handle(l, &ev);
+        last = last || (ev.type == MLXD_EVENT_STOP && atomic_load(&l->closing));
     }
 }
 
@@ -238,6 +255,7 @@ void mlxd_loop_close(mlxd_loop *l) {
         return;
     if (l->started) {
         mlxd_event ev = {.type = MLXD_EVENT_STOP};
+        atomic_store(&l->closing, true);
         post(l, &ev);
         mlxd_thread_join(&l->thread);
     }

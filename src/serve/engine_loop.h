@@ -32,9 +32,13 @@ void mlxd_loop_close(mlxd_loop *l);
 mlxd_err mlxd_loop_submit(mlxd_loop *l, mlxd_request *r) MLXD_MUST_CHECK;
 /* The client is gone. Harmless for ids that have ended. Any thread. */
 void mlxd_loop_cancel(mlxd_loop *l, uint64_t id);
+/* Takes no more requests and ends those that run or wait with CANCELLED; their ends come through
+ * their sinks. Any thread. */
+void mlxd_loop_stop(mlxd_loop *l, const char *reason);
 /* Replaces the pipeline (copied; the epoch must grow). The `done` callback of its stages is set
- * here: the stages must be idle. Blocks until the engine has let go of the old one: after that no
- * step of the old pipeline will be submitted. Any thread but the engine's. */
+ * here: a stage that had another place before must be idle. Blocks until the engine has let go of
+ * the old one: after that no step of the old pipeline will be submitted. One call at a time, on any
+ * thread but the engine's. */
 void mlxd_loop_set_pipeline(mlxd_loop *l, const mlxd_pipeline *p);
 /* Snapshot. Any thread. */
 void mlxd_loop_stats(mlxd_loop *l, mlxd_engine_stats *out);

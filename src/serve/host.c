@@ -38,7 +38,7 @@ static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
     if (err == MLXD_ERR_NOTFOUND || err == MLXD_ERR_UNSUPPORTED)
         err = MLXD_OK;
     else if (err)
-        *why = h->chat_why;
+        err = mlxd_fail(why, err, "%s: %s", mlxd_model_file_path(h->file), h->chat_why.text);
     return err;
 }
 

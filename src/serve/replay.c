@@ -18,20 +18,35 @@ const char *const mlxd_trace_event_names[MLXD_EVENT_TYPES] = {
     [MLXD_EVENT_STOP] = "stop",
 };
 
-#define STEPS_KNOWN 1024
+#define STEPS_KNOWN (2 * MLXD_LIMIT_STAGES)            /* as many as an engine makes */
+#define PROMPTS_MAX (UINT64_C(4) * MLXD_LIMIT_CONTEXT) /* tokens of all requests alive */
 
 struct replay {
     mlxd_engine *engine;
     mlxd_buf acted;                /* what the engine did for the current event */
     mlxd_buf wanted;               /* what the trace says it did */
-    mlxd_step *steps[STEPS_KNOWN]; /* by id, modulo */
+    mlxd_step *steps[STEPS_KNOWN]; /* every one that was ever given out */
+    size_t n_steps;
+    uint64_t prompts; /* tokens */
     unsigned line;
 };
 
 /* ---- the engine's actions: written down, nothing else ---- */
 
 static void remember(struct replay *r, mlxd_step *s) {
-    r->steps[s->id % STEPS_KNOWN] = s;
+    for (size_t i = 0; i < r->n_steps; i++)
+        if (r->steps[i] == s)
+            return;
+    MLXD_ASSERT(r->n_steps < STEPS_KNOWN);
+    r->steps[r->n_steps++] = s;
+}
+
+/* NULL unless a step of this id is in flight. */
+static mlxd_step *find_step(const struct replay *r, uint64_t id) {
+    for (size_t i = 0; i < r->n_steps; i++)
+        if (r->steps[i]->id == id && mlxd_engine_in_flight(r->engine, r->steps[i]))
+            return r->steps[i];
+    return NULL;
 }
 
 static void act_embed(void *ctx, mlxd_step *s) {
@@ -64,6 +79,7 @@ static void act_end(void *ctx, mlxd_request *request, mlxd_err err, const mlxd_w
     struct replay *r = ctx;
     (void)why;
     mlxd_trace_request(&r->acted, "end", request->id, err);
+    r->prompts -= request->n_prompt;
     request->generation = NULL;
     mlxd_request_close(request);
 }
@@ -101,7 +117,7 @@ static mlxd_err open_engine(struct replay *r, const mlxd_json *params, mlxd_why 
     return mlxd_engine_open(&r->engine, &p, &ops, why);
 }
 
-static mlxd_err read_request(const mlxd_json *o, mlxd_event *ev, mlxd_why *why) {
+static mlxd_err read_request(struct replay *r, const mlxd_json *o, mlxd_event *ev, mlxd_why *why) {
     uint64_t id, n_prompt, max_tokens;
     mlxd_err err = read_uint(o, "id", &id, why);
     if (!err)
@@ -111,7 +127,7 @@ static mlxd_err read_request(const mlxd_json *o, mlxd_event *ev, mlxd_why *why) 
     if (err)
         return err;
     if (n_prompt == 0 || max_tokens == 0 || n_prompt > MLXD_LIMIT_CONTEXT ||
-        max_tokens > MLXD_LIMIT_CONTEXT)
+        max_tokens > MLXD_LIMIT_CONTEXT || n_prompt > PROMPTS_MAX - r->prompts)
         return mlxd_fail(why, MLXD_ERR_DATA, "request out of range");
     int32_t *zeros = mlxd_mem_new((size_t)n_prompt, sizeof *zeros);
     /* Any pointer will do for a generation: it is only passed on. */
@@ -122,6 +138,7 @@ static mlxd_err read_request(const mlxd_json *o, mlxd_event *ev, mlxd_why *why) 
     if (!ev->request)
         return mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     ev->request->id = id;
+    r->prompts += n_prompt;
     return MLXD_OK;
 }
 
@@ -148,9 +165,9 @@ static mlxd_err read_step(struct replay *r, const mlxd_json *o, mlxd_event *ev, 
         err = read_uint(o, "err", &code, why);
     if (err)
         return err;
-    mlxd_step *s = r->steps[id % STEPS_KNOWN];
+    mlxd_step *s = find_step(r, id);
     const mlxd_json *rows = mlxd_json_find(o, "rows");
-    if (!s || s->id != id || index >= MLXD_LIMIT_STAGES || code >= MLXD_ERR_COUNT || !rows ||
+    if (!s || index >= MLXD_LIMIT_STAGES || code >= MLXD_ERR_COUNT || !rows ||
         mlxd_json_get_kind(rows) != MLXD_JSON_ARRAY)
         return mlxd_fail(why, MLXD_ERR_DATA, "no such step in flight");
     ev->step = s;
@@ -205,7 +222,7 @@ static mlxd_err read_event(struct replay *r, const mlxd_json *o, mlxd_event *ev,
         return err;
     switch (ev->type) {
     case MLXD_EVENT_REQUEST:
-        return read_request(o, ev, why);
+        return read_request(r, o, ev, why);
     case MLXD_EVENT_CANCEL:
         return read_uint(o, "id", &ev->id, why);
     case MLXD_EVENT_PIPELINE:
@@ -270,8 +287,8 @@ static mlxd_err replay_line(struct replay *r, mlxd_slice line, mlxd_why *why) {
 static void wind_down(struct replay *r) {
     mlxd_event ev = {.type = MLXD_EVENT_STOP};
     mlxd_engine_handle(r->engine, &ev);
-    for (uint32_t i = 0; i < STEPS_KNOWN && !mlxd_engine_idle(r->engine); i++) {
-        if (!r->steps[i] || !mlxd_engine_in_flight(r->engine, r->steps[i]))
+    for (size_t i = 0; i < r->n_steps; i++) {
+        if (!mlxd_engine_in_flight(r->engine, r->steps[i]))
             continue;
         ev = (mlxd_event){.type = MLXD_EVENT_DRAWN, .step = r->steps[i], .err = MLXD_ERR_CANCELLED};
         mlxd_engine_handle(r->engine, &ev);

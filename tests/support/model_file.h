@@ -1,5 +1,5 @@
-/* model_file.h - for tests of what reads model files: GGUF files with chosen tensors, written into a
- * directory of their own that goes away with the test.
+/* model_file.h - for tests of what reads model files: GGUF files with chosen tensors, written into
+ * a directory of their own that goes away with the test.
  *
  *     model_file *m = model_file_new();       metadata: m->kv with the writers of mini_gguf.h
  *     model_file_tensor(m, "t", TYPE, cols, rows);

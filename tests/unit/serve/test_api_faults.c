@@ -449,7 +449,7 @@ static void test_lost_in_stream(void **state) {
     assert_string_equal(answer_header(&a, "Retry-After"), "1");
     mlxd_json_doc *d = parse_json(a.body, a.body_len);
     assert_string_equal(str_at(d, "error.type"), "unavailable_error");
-    assert_string_equal(str_at(d, "error.code"), "model_loading");
+    assert_string_equal(str_at(d, "error.code"), "worker_lost");
     assert_string_equal(str_at(d, "error.message"), "mini2 was lost");
     mlxd_json_close(d);
     answer_free(&a);
