@@ -32,7 +32,7 @@ struct mlxd_cpu {
     uint64_t dropped[DROPS]; /* ring of session ids; under lock */
     uint64_t forwards;       /* ids of stateless calls; driver thread */
     struct ticket current;   /* driver thread */
-    _Atomic uint32_t sessions, pages_used;
+    _Atomic uint32_t sessions, pages_used, drops_waiting;
     _Atomic uint64_t steps, tokens, compute_ns;
     uint64_t memory_bytes;
 };
@@ -106,7 +106,7 @@ static void submit(mlxd_stage *stage, mlxd_step *step, bool last) {
     struct ticket t = {step, c->drops, last};
     mlxd_mutex_unlock(&c->lock);
     mlxd_err err = mlxd_queue_push(c->tickets, &t);
-    MLXD_ASSERT(err == MLXD_OK); /* as many as jobs, see driver.c */
+    MLXD_ASSERT(err == MLXD_OK); /* engine and worker bound their steps to far less */
     mlxd_driver_post(c->driver, (mlxd_job){step_job, c, NULL});
 }
 
@@ -114,6 +114,7 @@ static void drop_job(mlxd_pool *pool, void *a, void *b) {
     mlxd_cpu *c = a;
     (void)pool;
     mlxd_kv_drop(c->kv, (uint64_t)(uintptr_t)b);
+    atomic_fetch_sub(&c->drops_waiting, 1);
     publish(c);
 }
 
@@ -123,7 +124,12 @@ static void drop(mlxd_stage *stage, uint64_t session) {
     mlxd_mutex_lock(&c->lock);
     c->dropped[c->drops++ % DROPS] = session;
     mlxd_mutex_unlock(&c->lock);
+    atomic_fetch_add(&c->drops_waiting, 1);
     mlxd_driver_post(c->driver, (mlxd_job){drop_job, c, (void *)(uintptr_t)session});
+}
+
+uint32_t mlxd_cpu_drops_waiting(const mlxd_cpu *c) {
+    return atomic_load(&c->drops_waiting);
 }
 
 static void drop_all_job(mlxd_pool *pool, void *a, void *b) {

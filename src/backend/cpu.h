@@ -21,6 +21,8 @@ void mlxd_cpu_close(mlxd_cpu *c);
 mlxd_stage *mlxd_cpu_stage(mlxd_cpu *c);
 const mlxd_layers *mlxd_cpu_layers(const mlxd_cpu *c);
 
+/* Drops that wait behind steps: a caller that passes them on from others bounds them. */
+uint32_t mlxd_cpu_drops_waiting(const mlxd_cpu *c);
 /* Frees all sessions (a new coordinator, a lost stream). Asynchronous, in order with steps. */
 void mlxd_cpu_drop_all(mlxd_cpu *c);
 

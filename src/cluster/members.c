@@ -14,17 +14,22 @@
 #define RETRY_MIN_NS (50 * MLXD_NS_PER_MS)
 #define RETRY_MAX_NS (5 * MLXD_NS_PER_S)
 #define NOTES_MAX 1024
+#define ANSWER_MS 3000         /* for the first beat: connecting and the TLS handshake come first */
+#define STALL_NS (5 * BEAT_NS) /* a tick that is so late says nothing about the workers */
 
 struct member {
     mlxd_member_view view; /* under lock where others read it; written by the members' thread */
     mlxd_remote *remote;   /* NULL while there is no link */
+    uint64_t link;         /* names it in notes */
     bool greeted;          /* facts are those of this link */
     bool was_ready;        /* at least once since start */
     uint64_t retry_ns;     /* when to dial next */
     uint64_t backoff_ns;
 };
 
-/* What the thread is told: a note of a link, or the end of loading here (remote NULL). */
+/* Notes are those of links, and the end of loading here (link 0). Notes of a link are few but for
+ * progress, which is left out when many wait: a note that has to wait for room would hold up the
+ * poller, for which this thread waits when it closes a link. */
 struct mlxd_members {
     mlxd_members_params p;
     mlxd_driver *background; /* loads the local layers */
@@ -38,8 +43,9 @@ struct mlxd_members {
     mlxd_plan plan;
     bool planned, failed, serving;
     uint32_t context, kv_pages;
-    uint64_t epoch;
-    mlxd_cpu *cpu; /* local layers; under lock */
+    uint64_t epoch, links;
+    uint64_t ticked_ns, awake_ns; /* last tick; the last one that came late */
+    mlxd_cpu *cpu;                /* local layers; under lock */
 };
 
 /* ---- views ---- */
@@ -57,8 +63,11 @@ size_t mlxd_members_view(mlxd_members *m, mlxd_member_view out[MLXD_LIMIT_NODES]
     mlxd_mutex_lock(&m->lock);
     for (size_t i = 0; i < m->count; i++) {
         out[i] = m->members[i].view;
+        mlxd_pulse pulse = {0};
         if (m->members[i].remote)
-            mlxd_remote_pulse(m->members[i].remote, &out[i].pulse);
+            mlxd_remote_pulse(m->members[i].remote, &pulse);
+        if (pulse.answered)
+            out[i].pulse = pulse;
     }
     if (m->cpu)
         mlxd_cpu_stats_get(m->cpu, &out[0].cpu);
@@ -240,9 +249,10 @@ static void stop_serving(mlxd_members *m, const mlxd_why *why) {
 
 static void on_note(void *ctx, const mlxd_remote_note *note) {
     mlxd_members *m = ctx;
-    mlxd_err err = note->event == MLXD_REMOTE_PROGRESS ? mlxd_queue_push(m->notes, note)
-                                                       : mlxd_queue_push_wait(m->notes, note);
-    MLXD_ASSERT(err == MLXD_OK || err == MLXD_ERR_FULL || err == MLXD_ERR_CANCELLED);
+    if (note->event == MLXD_REMOTE_PROGRESS && mlxd_queue_len(m->notes) > NOTES_MAX / 2)
+        return;
+    mlxd_err err = mlxd_queue_push_wait(m->notes, note);
+    MLXD_ASSERT(err == MLXD_OK || err == MLXD_ERR_CANCELLED); /* closing */
 }
 
 static void dial(mlxd_members *m, struct member *b) {
@@ -257,15 +267,21 @@ static void dial(mlxd_members *m, struct member *b) {
                             .config = m->p.config,
                             .manifest = m->p.manifest,
                             .epoch = m->epoch,
+                            .link = ++m->links,
                             .note = on_note,
                             .note_ctx = m};
     mlxd_err err = mlxd_remote_open(&r, &p, &why);
     mlxd_mutex_lock(&m->lock);
     b->remote = r;
     mlxd_mutex_unlock(&m->lock);
-    b->greeted = false;
+    b->link = p.link;
+    if (err == MLXD_ERR_INVALID || err == MLXD_ERR_PERM) {
+        (void)mlxd_fail_in(&why, err, "worker %s", b->view.device);
+        fail(m, err, &why);
+    }
     if (err) {
-        mlxd_log(MLXD_LOG_ERROR, "cluster", "%s: %s", b->view.device, why.text);
+        if (strcmp(b->view.why.text, why.text) != 0)
+            mlxd_log(MLXD_LOG_ERROR, "cluster", "%s: %s", b->view.device, why.text);
         b->retry_ns = mlxd_clock_now_ns() + RETRY_MAX_NS;
         set_state(m, b, MLXD_MEMBER_LOST, &why);
     }
@@ -288,32 +304,44 @@ static void lose(mlxd_members *m, struct member *b, mlxd_err err, const mlxd_why
     set_state(m, b,
               b->view.state == MLXD_MEMBER_CONNECTING ? MLXD_MEMBER_CONNECTING : MLXD_MEMBER_LOST,
               why);
-    stop_serving(m, why); /* returns when the engine has let go of the stage */
+    if (b->view.end > 0)
+        stop_serving(m, why); /* returns when the engine has let go of the stage */
     mlxd_remote *r = b->remote;
+    mlxd_pulse pulse;
+    mlxd_remote_pulse(r, &pulse);
     mlxd_mutex_lock(&m->lock);
-    if (b->was_ready) /* what the last beat said stays to be seen */
-        mlxd_remote_pulse(r, &b->view.pulse);
+    if (pulse.answered) /* what the last beat said stays to be seen */
+        b->view.pulse = pulse;
     b->remote = NULL;
     mlxd_mutex_unlock(&m->lock);
     mlxd_remote_close(r);
+    b->greeted = false;
     /* A worker that refuses us is asked less often than one that is away. */
-    if (was_up)
-        b->backoff_ns = RETRY_MIN_NS;
     b->retry_ns =
         mlxd_clock_now_ns() +
         jitter(err == MLXD_ERR_PEER || err == MLXD_ERR_CANCELLED ? b->backoff_ns : RETRY_MAX_NS);
     b->backoff_ns = MLXD_MIN(b->backoff_ns * 2, RETRY_MAX_NS / 5);
 }
 
-static struct member *find_member(mlxd_members *m, const mlxd_remote *r) {
+static struct member *find_member(mlxd_members *m, uint64_t link) {
     for (size_t i = 1; i < m->count; i++)
-        if (m->members[i].remote == r)
+        if (m->members[i].remote && m->members[i].link == link)
             return &m->members[i];
     return NULL;
 }
 
+static void set_ready(mlxd_members *m, struct member *b) {
+    mlxd_mutex_lock(&m->lock);
+    b->view.reconnects += b->was_ready;
+    mlxd_mutex_unlock(&m->lock);
+    b->was_ready = true;
+    b->backoff_ns = RETRY_MIN_NS;
+    set_state(m, b, MLXD_MEMBER_READY, &(mlxd_why){0});
+    mlxd_log(MLXD_LOG_INFO, "cluster", "%s ready", b->view.device);
+}
+
 static void handle_note(mlxd_members *m, const mlxd_remote_note *n) {
-    struct member *b = n->remote ? find_member(m, n->remote) : &m->members[0];
+    struct member *b = n->link ? find_member(m, n->link) : &m->members[0];
     if (!b)
         return; /* of a link that was given up meanwhile */
     switch (n->event) {
@@ -341,12 +369,8 @@ static void handle_note(mlxd_members *m, const mlxd_remote_note *n) {
         mlxd_mutex_lock(&m->lock);
         b->view.memory_bytes = n->memory_bytes;
         b->view.load_done = b->view.load_total;
-        b->view.reconnects += b->was_ready;
         mlxd_mutex_unlock(&m->lock);
-        b->was_ready = true;
-        set_state(m, b, MLXD_MEMBER_READY, &(mlxd_why){0});
-        b->backoff_ns = RETRY_MIN_NS;
-        mlxd_log(MLXD_LOG_INFO, "cluster", "%s ready", b->view.device);
+        set_ready(m, b);
         break;
     case MLXD_REMOTE_LOST:
         lose(m, b, n->err, &n->why);
@@ -365,15 +389,18 @@ static void begin_load(mlxd_members *m, size_t i) {
     b->view.load_done = b->view.load_total = 0;
     mlxd_mutex_unlock(&m->lock);
     if (s->end == 0) {
-        set_state(m, b, MLXD_MEMBER_READY, NULL);
+        set_ready(m, b);
         return;
     }
     set_state(m, b, MLXD_MEMBER_LOADING, NULL);
     if (i == 0)
         load_local(m);
-    else if (mlxd_remote_load(b->remote, s->first, s->end, m->context, m->p.tokens_max, m->kv_pages,
-                              &why))
-        mlxd_remote_fail(b->remote, MLXD_ERR_PEER, why.text);
+    else {
+        mlxd_err err = mlxd_remote_load(b->remote, s->first, s->end, m->context, m->p.tokens_max,
+                                        m->kv_pages, &why);
+        if (err)
+            mlxd_remote_fail(b->remote, err, why.text);
+    }
 }
 
 static void settle_plan(mlxd_members *m) {
@@ -409,29 +436,39 @@ static void settle(mlxd_members *m) {
     for (size_t i = 0; i < m->count; i++) {
         if (i > 0 && m->members[i].view.state == MLXD_MEMBER_WAITING)
             begin_load(m, i);
-        all = all && m->members[i].view.state == MLXD_MEMBER_READY;
+        all = all && (m->plan.shares[i].end == 0 || m->members[i].view.state == MLXD_MEMBER_READY);
     }
     if (all && !m->serving)
         start_serving(m);
 }
 
+/* Was nothing heard for too long? Silence while this thread did not send beats does not count. */
+static void check_silence(mlxd_members *m, struct member *b, uint64_t now) {
+    mlxd_pulse pulse;
+    char text[64];
+    mlxd_remote_pulse(b->remote, &pulse);
+    uint64_t limit_ms = m->p.worker_timeout_ms, heard = MLXD_MAX(pulse.last_ns, m->awake_ns);
+    if (!pulse.answered)
+        limit_ms = MLXD_MAX(limit_ms, (uint64_t)ANSWER_MS);
+    if (heard >= now || now - heard <= limit_ms * MLXD_NS_PER_MS)
+        return;
+    snprintf(text, sizeof text, pulse.answered ? "no beat for %llu ms" : "no answer for %llu ms",
+             (unsigned long long)limit_ms);
+    mlxd_remote_fail(b->remote, MLXD_ERR_PEER, text);
+}
+
 /* Beats, silence, and dialling; once per BEAT_NS. */
 static void on_tick(mlxd_members *m, uint64_t now) {
-    for (size_t i = 1; i < m->count; i++) {
+    if (now - m->ticked_ns > STALL_NS)
+        m->awake_ns = now;
+    m->ticked_ns = now;
+    for (size_t i = 1; i < m->count && !m->failed; i++) {
         struct member *b = &m->members[i];
-        mlxd_pulse pulse;
-        if (!b->remote) {
-            if (now >= b->retry_ns)
-                dial(m, b);
-            continue;
-        }
-        mlxd_remote_beat(b->remote);
-        mlxd_remote_pulse(b->remote, &pulse);
-        if (pulse.last_ns < now && now - pulse.last_ns > m->p.worker_timeout_ms * MLXD_NS_PER_MS) {
-            char text[64];
-            snprintf(text, sizeof text, "no beat for %llu ms",
-                     (unsigned long long)m->p.worker_timeout_ms);
-            mlxd_remote_fail(b->remote, MLXD_ERR_PEER, text);
+        if (b->remote) {
+            mlxd_remote_beat(b->remote);
+            check_silence(m, b, now);
+        } else if (now >= b->retry_ns) {
+            dial(m, b);
         }
     }
 }
@@ -473,6 +510,14 @@ mlxd_forward *mlxd_members_forward(mlxd_members *m) {
 
 mlxd_err mlxd_members_open(mlxd_members **out, const mlxd_members_params *p, mlxd_why *why) {
     MLXD_ASSERT(p->n_workers < MLXD_LIMIT_NODES && p->parallel > 0);
+    uint64_t tokens_fit = (MLXD_LIMIT_GRPC_STREAM_MESSAGE - MLXD_LIMIT_WIRE_HEADER) /
+                          (p->config->hidden * (uint64_t)sizeof(float));
+    if (p->n_workers > 0 && p->tokens_max > tokens_fit)
+        return mlxd_fail(
+            why, MLXD_ERR_CONFIG,
+            "steps of %u tokens are too large for one message to a worker, which holds "
+            "%llu; lower --prefill-chunk",
+            p->tokens_max, (unsigned long long)tokens_fit);
     mlxd_members *m = mlxd_mem_new(1, sizeof *m);
     mlxd_err err = MLXD_ERR_NOMEM;
     if (!m)

@@ -5,7 +5,8 @@
  *   a worker is lost -> empty pipeline, epoch n+1 -> it is dialled again -> loads -> epoch n+2
  *
  * One thread owns all of it; links and loaders only queue notes for it. The plan is kept while the
- * process lives: a worker that comes back gets the layers it had.
+ * process lives: a worker that comes back gets the layers it had. A worker to which the plan gives
+ * no layers is watched, but nothing waits for it and losing it changes nothing.
  */
 #ifndef MLXD_CLUSTER_MEMBERS_H
 #define MLXD_CLUSTER_MEMBERS_H
@@ -45,7 +46,8 @@ typedef struct mlxd_members_params {
     /* A new pipeline (n_stages 0: none). Must have taken effect when it returns. Members'
      * thread. */
     void (*pipeline)(void *ctx, const mlxd_pipeline *p);
-    /* Nothing will ever work: bad plan, layers cannot be loaded here. Members' thread. */
+    /* Nothing will ever work: bad plan, layers cannot be loaded here, an address that cannot be
+     * dialled. Members' thread. */
     void (*failed)(void *ctx, mlxd_err err, const mlxd_why *why);
     void *ctx;
 } mlxd_members_params;

@@ -8,8 +8,8 @@ mlxd_err mlxd_pipeline_check(const mlxd_pipeline *p, uint32_t layers, mlxd_why *
         const mlxd_stage *s = p->stages[i];
         if (s->first != next || s->end <= s->first)
             return mlxd_fail(why, MLXD_ERR_STATE,
-                             "stage %u (%s) holds layers %u..%u, expected it to begin at %u", i,
-                             s->device, s->first, s->end - 1, next);
+                             "stage %u (%s) holds layers [%u, %u), expected it to begin at %u", i,
+                             s->device, s->first, s->end, next);
         next = s->end;
     }
     if (next != layers)

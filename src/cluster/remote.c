@@ -9,12 +9,16 @@
 #include "base/mem.h"
 #include "cluster/wire.h"
 
-#include <stdatomic.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #define CONNECT_MS 3000 /* gRPC takes the shortest back-off as the connect timeout, too */
 #define FLIGHTS_MAX (2 * MLXD_LIMIT_STAGES)
+#define MEMORY_MAX (UINT64_C(1) << 50) /* of one device, bytes: more is nonsense */
+
+/* What the worker may say next. */
+enum phase { GREETING, GREETED, LOADING, LOADED };
 
 struct flight {
     mlxd_step *step; /* NULL: free */
@@ -30,16 +34,16 @@ struct mlxd_remote {
     mlxd_mutex lock;
     /* under lock */
     struct flight flights[FLIGHTS_MAX];
+    enum phase phase;
     bool dead;
     mlxd_err err; /* why it died */
     mlxd_why why;
     mlxd_pulse pulse;
     uint64_t beat_sent_ns, sequence;
-    uint32_t tokens_max;
 };
 
 static void tell(mlxd_remote *r, mlxd_remote_note *note) {
-    note->remote = r;
+    note->link = r->p.link;
     r->p.note(r->p.note_ctx, note);
 }
 
@@ -76,6 +80,22 @@ void mlxd_remote_fail(mlxd_remote *r, mlxd_err err, const char *reason) {
     mlxd_rpc_stream_cancel(r->work);
 }
 
+/* The worker's turn to say something: true when it is in `from`, which becomes `to`. Otherwise the
+ * link ends. Nobody is told anything of a dead link. */
+static bool advance(mlxd_remote *r, enum phase from, enum phase to, const char *what) {
+    mlxd_mutex_lock(&r->lock);
+    bool dead = r->dead, ok = r->phase == from;
+    if (ok && !dead)
+        r->phase = to;
+    mlxd_mutex_unlock(&r->lock);
+    if (!ok && !dead) {
+        char text[64];
+        snprintf(text, sizeof text, "it sent \"%s\" out of turn", what);
+        mlxd_remote_fail(r, MLXD_ERR_PROTO, text);
+    }
+    return ok && !dead;
+}
+
 /* ---- stage: called by the engine thread ---- */
 
 static bool add_flight(mlxd_remote *r, mlxd_step *step, bool last, mlxd_why *why) {
@@ -88,6 +108,8 @@ static bool add_flight(mlxd_remote *r, mlxd_step *step, bool last, mlxd_why *why
         }
     if (r->dead)
         *why = r->why;
+    else if (!added)
+        (void)mlxd_fail(why, MLXD_ERR_FULL, "%s: too many steps in flight", r->stage.device);
     mlxd_mutex_unlock(&r->lock);
     return added;
 }
@@ -163,6 +185,8 @@ static void on_step_reply(mlxd_remote *r, const Mlxd__StepReply *m, mlxd_slice h
 
 static void on_hello(mlxd_remote *r, const Mlxd__HelloReply *m) {
     mlxd_remote_note note = {.event = MLXD_REMOTE_HELLO};
+    if (!advance(r, GREETING, GREETED, "hello"))
+        return;
     if (m->protocol != MLXD_WIRE_PROTOCOL) {
         (void)mlxd_fail(&note.why, MLXD_ERR_STATE,
                         "it speaks protocol %u (mlxd %.20s), we speak %u", m->protocol, m->version,
@@ -182,6 +206,11 @@ static void on_hello(mlxd_remote *r, const Mlxd__HelloReply *m) {
                          "template");
         return;
     }
+    if (!isfinite(m->speed) || m->speed <= 0 || m->memory_available > m->memory_total ||
+        m->memory_total > MEMORY_MAX) {
+        mlxd_remote_fail(r, MLXD_ERR_PROTO, "it reports impossible speed or memory");
+        return;
+    }
     note.facts = (mlxd_remote_facts){.memory_total = m->memory_total,
                                      .memory_available = m->memory_available,
                                      .speed = m->speed,
@@ -197,23 +226,27 @@ static mlxd_err compare_digests(const mlxd_remote *r, const Mlxd__Loaded *m, mlx
     if (m->first != r->stage.first || m->end != r->stage.end)
         return mlxd_fail(why, MLXD_ERR_PROTO, "it loaded layers [%u, %u), asked were [%u, %u)",
                          m->first, m->end, r->stage.first, r->stage.end);
-    for (size_t i = 0; i < m->n_tensors; i++) {
-        const Mlxd__TensorDigest *d = m->tensors[i];
-        const mlxd_tensor_digest *want = mlxd_manifest_find(r->p.manifest, d->name);
-        if (!want || d->sha256.len != MLXD_SHA256_BYTES ||
-            !mlxd_digest_eq(d->sha256.data, want->sha256, MLXD_SHA256_BYTES))
-            return mlxd_fail(why, MLXD_ERR_STATE,
-                             "the model files differ: its tensor %.60s is not ours", d->name);
-    }
     size_t expected = mlxd_layers_tensors(r->stage.first, r->stage.end);
     if (m->n_tensors != expected)
         return mlxd_fail(why, MLXD_ERR_STATE, "it reports %zu tensors, expected %zu", m->n_tensors,
                          expected);
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const Mlxd__TensorDigest *d = m->tensors[i];
+        char name[MLXD_LIMIT_GGUF_NAME];
+        mlxd_layers_tensor_name(r->stage.first, i, name);
+        const mlxd_tensor_digest *want = mlxd_manifest_find(r->p.manifest, name);
+        if (!want || strcmp(d->name, name) != 0 || d->sha256.len != MLXD_SHA256_BYTES ||
+            !mlxd_digest_eq(d->sha256.data, want->sha256, MLXD_SHA256_BYTES))
+            return mlxd_fail(why, MLXD_ERR_STATE,
+                             "the model files differ: its tensor %.60s is not ours", d->name);
+    }
     return MLXD_OK;
 }
 
 static void on_loaded(mlxd_remote *r, const Mlxd__Loaded *m) {
     mlxd_remote_note note = {.event = MLXD_REMOTE_LOADED, .memory_bytes = m->memory_bytes};
+    if (!advance(r, LOADING, LOADED, "loaded"))
+        return;
     mlxd_err err = compare_digests(r, m, &note.why);
     if (err)
         mlxd_remote_fail(r, err, note.why.text);
@@ -223,7 +256,8 @@ static void on_loaded(mlxd_remote *r, const Mlxd__Loaded *m) {
 
 static void on_progress(mlxd_remote *r, const Mlxd__LoadProgress *m) {
     mlxd_remote_note note = {.event = MLXD_REMOTE_PROGRESS, .done = m->done, .total = m->total};
-    tell(r, &note);
+    if (advance(r, LOADING, LOADING, "progress"))
+        tell(r, &note);
 }
 
 static void on_work_message(void *ctx, mlxd_rpc_stream *s, mlxd_rpc_msg *msg) {
@@ -270,7 +304,8 @@ static void on_beat(void *ctx, mlxd_rpc_stream *s, mlxd_rpc_msg *msg) {
         mlxd_rpc_stream_cancel(s);
     } else {
         mlxd_mutex_lock(&r->lock);
-        r->pulse = (mlxd_pulse){.last_ns = now,
+        r->pulse = (mlxd_pulse){.answered = true,
+                                .last_ns = now,
                                 .progress = m->progress,
                                 .rtt_ns = m->sequence == r->sequence ? now - r->beat_sent_ns
                                                                      : r->pulse.rtt_ns,
@@ -285,12 +320,12 @@ static void on_beat(void *ctx, mlxd_rpc_stream *s, mlxd_rpc_msg *msg) {
     mlxd_rpc_msg_free(msg);
 }
 
-/* A beat that stops is noticed by its silence; a link that dies takes both streams with it. */
+/* Without its beat a link would only live until its silence is noticed. */
 static void on_beat_close(void *ctx, mlxd_rpc_stream *s, const mlxd_rpc_status *status) {
     mlxd_remote *r = ctx;
     (void)s;
-    mlxd_log(MLXD_LOG_DEBUG, "cluster", "%s: beat stream ended: %s", r->stage.device,
-             status->why.text);
+    const char *text = status->why.text[0] ? status->why.text : "it ended the beat stream";
+    mlxd_remote_fail(r, status->err == MLXD_OK ? MLXD_ERR_PEER : status->err, text);
 }
 
 void mlxd_remote_beat(mlxd_remote *r) {
@@ -347,12 +382,12 @@ static mlxd_err open_channels(mlxd_remote *r, mlxd_why *why) {
         .path = MLXD_WIRE_WORK,
         .deadline_ns = UINT64_MAX,
         .ctx = r,
-        .events = {.on_message = on_work_message, .on_close = on_work_close}};
+        .events = {.on_message = on_work_message, .on_close = on_work_close},
+        .limits = {.send_bytes_max = MLXD_WIRE_UNSENT_MAX}};
     err = mlxd_rpc_stream_open(&r->work, r->work_channel, &work, why);
     mlxd_rpc_stream_options beat = {.path = MLXD_WIRE_BEAT,
                                     .deadline_ns = UINT64_MAX,
                                     .ctx = r,
-                                    .wait_for_ready = true,
                                     .events = {.on_message = on_beat, .on_close = on_beat_close}};
     if (!err)
         err = mlxd_rpc_stream_open(&r->beat, r->beat_channel, &beat, why);
@@ -402,8 +437,12 @@ mlxd_err mlxd_remote_load(mlxd_remote *r, uint32_t first, uint32_t end, uint32_t
     Mlxd__Load load = MLXD__LOAD__INIT;
     Mlxd__WorkRequest m = MLXD__WORK_REQUEST__INIT;
     mlxd_err err = digests && pointers ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
+    mlxd_mutex_lock(&r->lock);
+    MLXD_ASSERT(r->phase == GREETED);
     r->stage.first = first;
     r->stage.end = end;
+    r->phase = LOADING;
+    mlxd_mutex_unlock(&r->lock);
     for (size_t i = 0; i < n && !err; i++) {
         char name[MLXD_LIMIT_GGUF_NAME];
         mlxd_layers_tensor_name(first, i, name);

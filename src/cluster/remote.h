@@ -6,6 +6,10 @@
  *
  *   open -> HELLO (facts) -> load() -> PROGRESS* -> LOADED -> steps ... -> LOST
  *
+ * HELLO, LOADED, LOST come at most once, in this order, whatever the worker sends: what comes out
+ * of turn ends the link. A note names its link by a number, because notes of a link may still be
+ * queued when it is closed and another one has got its memory.
+ *
  * Threads: notes come on the gRPC poller thread and must only be queued. Steps are submitted by the
  * engine thread and completed on the poller. open, load and close are the owner's.
  */
@@ -35,7 +39,7 @@ typedef struct mlxd_remote_facts {
 } mlxd_remote_facts;
 
 typedef struct mlxd_remote_note {
-    mlxd_remote *remote;
+    uint64_t link; /* of the params */
     mlxd_remote_event event;
     mlxd_remote_facts facts;
     uint64_t done, total;
@@ -54,6 +58,7 @@ typedef struct mlxd_remote_params {
     const mlxd_config *config;
     const mlxd_manifest *manifest;
     uint64_t epoch;
+    uint64_t link; /* name of this link in its notes; not 0 */
     void (*note)(void *ctx, const mlxd_remote_note *note);
     void *note_ctx;
 } mlxd_remote_params;
@@ -74,6 +79,7 @@ void mlxd_remote_fail(mlxd_remote *r, mlxd_err err, const char *reason);
 /* Sends a beat; its answer updates the pulse. Owner's thread. */
 void mlxd_remote_beat(mlxd_remote *r);
 typedef struct mlxd_pulse {
+    bool answered;    /* at least one beat was */
     uint64_t last_ns; /* when the last beat was answered; the time of connecting before that */
     uint64_t rtt_ns;
     uint64_t progress; /* jobs finished */

@@ -169,6 +169,9 @@ mlxd_err mlxd_wire_read_step_reply(mlxd_step *s, bool last, const Mlxd__StepRepl
                          "expected %u and %zu",
                          m->n_sessions, hidden.len, s->n_rows,
                          (size_t)n * s->width * sizeof(float));
+    for (uint32_t r = 0; r < s->n_rows; r++)
+        if (m->sessions[r] != s->rows[r].session)
+            return mlxd_fail(why, MLXD_ERR_PROTO, "rows came back in another order");
     if (n > 0)
         memcpy(s->hidden, hidden.data, hidden.len);
     s->n_hidden = n;

@@ -15,6 +15,8 @@
 #define MLXD_WIRE_PROTOCOL 1 /* raised by every change that an older node would not understand */
 #define MLXD_WIRE_WORK "/mlxd.StageService/Work"
 #define MLXD_WIRE_BEAT "/mlxd.StageService/Beat"
+/* Unsent bytes of one Work stream: several steps of the largest size. */
+#define MLXD_WIRE_UNSENT_MAX (4u * MLXD_LIMIT_GRPC_STREAM_MESSAGE)
 
 /* Splits a received message at its `hidden` field. `hidden` is empty when there is none. PROTO: not
  * a protobuf message, or something follows `hidden`. */

@@ -2,8 +2,11 @@
  *
  * What may touch a Work stream: the poller thread (its callbacks), the background thread (loading)
  * and the driver thread (answers to steps). Its handle is freed only after all three are through
- * with it: on_close posts a job to the background thread, which posts one to the driver, which
- * closes it.
+ * with it: on_close posts a job to the background thread (when it ever had to load for it), which
+ * posts one to the driver, which closes it.
+ *
+ * Only the active link loads and computes. `ready` is set by the background thread for the link for
+ * which it has loaded, and taken back by the poller; layers are replaced while no link is ready.
  */
 #include "cluster/worker.h"
 
@@ -18,13 +21,16 @@
 
 #define FLIGHTS_MAX 64 /* steps that may wait here */
 #define PROGRESS_NS (100 * MLXD_NS_PER_MS)
+#define LOADS_MAX 8    /* assignments that may wait for the one that runs */
+#define DROPS_MAX 4096 /* drops that may wait; far from where the driver's queue would block */
 
 /* One Work stream. */
 struct link {
     mlxd_worker *worker;
     mlxd_rpc_stream *stream;
     _Atomic bool closed;
-    bool greeted; /* poller thread */
+    bool greeted, asked;  /* said hello, asked for layers; poller thread */
+    _Atomic bool refused; /* its end is on the way: what still comes is ignored */
     _Atomic bool loading, ready;
     uint64_t epoch;
 };
@@ -51,6 +57,7 @@ struct mlxd_worker {
     char coordinator[MLXD_LIMIT_DEVICE_ID + 1];
     uint64_t epoch;
     struct flight flights[FLIGHTS_MAX];
+    _Atomic unsigned loads; /* queued or running */
     _Atomic uint64_t seen_ns, stale, load_done, load_total, progress_ns;
 };
 
@@ -68,6 +75,8 @@ static void send_reply(struct link *l, const Mlxd__WorkReply *m) {
 
 /* Ends the stream with an error that the coordinator shows to its operator. */
 static void refuse(struct link *l, mlxd_err err, const mlxd_why *why) {
+    if (atomic_exchange(&l->refused, true))
+        return;
     mlxd_log(MLXD_LOG_ERROR, "worker", "refused the coordinator: %s", why->text);
     if (!atomic_load(&l->closed))
         mlxd_rpc_stream_finish(l->stream, err, why->text);
@@ -136,15 +145,26 @@ static void on_step_done(void *ctx, mlxd_stage *stage, mlxd_step *step, mlxd_err
     answer(f, err, why);
 }
 
+static void set_epoch(struct link *l, uint64_t epoch) {
+    l->epoch = epoch;
+    mlxd_mutex_lock(&l->worker->lock);
+    l->worker->epoch = epoch;
+    mlxd_mutex_unlock(&l->worker->lock);
+}
+
 static void on_step(struct link *l, const Mlxd__Step *m, mlxd_slice hidden) {
     mlxd_worker *w = l->worker;
     mlxd_why why = {0};
     bool last = false;
-    struct flight *f = l->ready ? take_flight(w, l) : NULL;
+    if (!l->ready) {
+        refuse(l, mlxd_fail(&why, MLXD_ERR_STATE, "a step before layers are loaded"), &why);
+        return;
+    }
+    struct flight *f = take_flight(w, l);
     if (!f) {
-        (void)mlxd_fail(&why, MLXD_ERR_STATE, "%s",
-                        l->ready ? "too many steps in flight" : "a step before layers are loaded");
-        refuse(l, l->ready ? MLXD_ERR_FULL : MLXD_ERR_STATE, &why);
+        (void)mlxd_fail(&why, MLXD_ERR_FULL, "more than %d steps in flight, or no memory for one",
+                        FLIGHTS_MAX);
+        refuse(l, MLXD_ERR_FULL, &why);
         return;
     }
     mlxd_err err = mlxd_wire_read_step(f->step, m, hidden, &last, &why);
@@ -161,16 +181,22 @@ static void on_step(struct link *l, const Mlxd__Step *m, mlxd_slice hidden) {
                &why);
         return;
     }
-    l->epoch = m->epoch;
+    if (m->epoch > l->epoch)
+        set_epoch(l, m->epoch);
     mlxd_stage *stage = mlxd_cpu_stage(w->cpu);
     stage->ops->submit(stage, f->step, last);
 }
 
 static void on_drop(struct link *l, uint64_t session) {
-    if (l->ready) {
-        mlxd_stage *stage = mlxd_cpu_stage(l->worker->cpu);
-        stage->ops->drop(stage, session);
+    mlxd_why why = {0};
+    if (!l->ready)
+        return;
+    if (mlxd_cpu_drops_waiting(l->worker->cpu) >= DROPS_MAX) {
+        refuse(l, mlxd_fail(&why, MLXD_ERR_FULL, "more than %d drops wait", DROPS_MAX), &why);
+        return;
     }
+    mlxd_stage *stage = mlxd_cpu_stage(l->worker->cpu);
+    stage->ops->drop(stage, session);
 }
 
 /* ---- hello ---- */
@@ -194,9 +220,11 @@ static void send_hello(struct link *l) {
         hello.end = mlxd_layers_end(mlxd_cpu_layers(w->cpu));
         mlxd_cpu_stats stats;
         mlxd_cpu_stats_get(w->cpu, &stats);
-        hello.memory_available += stats.memory_bytes; /* it may load something else instead */
+        /* It may load something else instead. Of the KV pool only what was touched is in use. */
+        hello.memory_available += MLXD_MIN(stats.memory_bytes, mlxd_os_rss());
     }
     mlxd_mutex_unlock(&w->lock);
+    hello.memory_available = MLXD_MIN(hello.memory_available, hello.memory_total);
     m.body_case = MLXD__WORK_REPLY__BODY_HELLO;
     m.hello = &hello;
     send_reply(l, &m);
@@ -208,10 +236,13 @@ static void on_hello(struct link *l, const Mlxd__Hello *m) {
     mlxd_err err = MLXD_OK;
     char device[MLXD_LIMIT_DEVICE_ID + 1];
     snprintf(device, sizeof device, "%s", m->device);
+    const mlxd_identity *peer = &mlxd_rpc_stream_info(l->stream)->peer;
     mlxd_mutex_lock(&w->lock);
-    uint64_t epoch = w->epoch;
+    uint64_t epoch = w->active ? w->epoch : 0;
     mlxd_mutex_unlock(&w->lock);
-    if (m->protocol != MLXD_WIRE_PROTOCOL)
+    if (peer->role != MLXD_ROLE_NONE && strcmp(peer->device, m->device) != 0)
+        err = mlxd_fail(&why, MLXD_ERR_PERM, "%s calls itself \"%s\"", peer->device, device);
+    else if (m->protocol != MLXD_WIRE_PROTOCOL)
         err = mlxd_fail(&why, MLXD_ERR_STATE,
                         "%s speaks protocol %u (mlxd %.20s), %s speaks %u (mlxd %s)", device,
                         m->protocol, m->version, w->device, MLXD_WIRE_PROTOCOL, w->version);
@@ -326,6 +357,23 @@ static bool loaded_already(const mlxd_worker *w, const struct load *load) {
            w->kv_pages == load->kv_pages;
 }
 
+/* Rather no than an out-of-memory killer later: KV pages are only reserved when they are opened. */
+static mlxd_err check_memory(const mlxd_worker *w, const struct load *load, mlxd_why *why) {
+    uint64_t weights, kv, have = mlxd_os_memory_available();
+    uint64_t page = mlxd_kv_page_bytes(w->p.config, load->end - load->first);
+    mlxd_err err = mlxd_layers_size(w->p.file, w->p.config, load->first, load->end, &weights, why);
+    if (err)
+        return err;
+    if (!mlxd_mul_u64(page, load->kv_pages, &kv) || kv > have || weights > have - kv)
+        return mlxd_fail(why, MLXD_ERR_NOMEM,
+                         "%s has %llu MiB free; layers %u..%u take %llu MiB and %u KV pages of "
+                         "%llu KiB",
+                         w->device, (unsigned long long)(have >> 20), load->first, load->end - 1,
+                         (unsigned long long)(weights >> 20), load->kv_pages,
+                         (unsigned long long)(page >> 10));
+    return MLXD_OK;
+}
+
 /* Replaces the loaded layers; background thread, no link is ready. */
 static mlxd_err replace_layers(mlxd_worker *w, const struct load *load, mlxd_why *why) {
     mlxd_progress progress = {on_load_progress, load->link};
@@ -346,7 +394,11 @@ static mlxd_err replace_layers(mlxd_worker *w, const struct load *load, mlxd_why
     mlxd_mutex_unlock(&w->lock);
     mlxd_cpu_close(old);
     mlxd_cpu *cpu;
-    mlxd_err err = mlxd_cpu_open(&cpu, &p, why);
+    atomic_store(&w->load_done, 0);
+    atomic_store(&w->load_total, 0);
+    mlxd_err err = check_memory(w, load, why);
+    if (!err)
+        err = mlxd_cpu_open(&cpu, &p, why);
     if (err)
         return err;
     mlxd_cpu_stage(cpu)->done = on_step_done;
@@ -360,14 +412,18 @@ static mlxd_err replace_layers(mlxd_worker *w, const struct load *load, mlxd_why
     return MLXD_OK;
 }
 
-static void load_job(mlxd_pool *pool, void *a, void *b) {
-    struct load *load = a;
+static bool is_active(struct link *l) {
+    mlxd_mutex_lock(&l->worker->lock);
+    bool active = l->worker->active == l;
+    mlxd_mutex_unlock(&l->worker->lock);
+    return active;
+}
+
+static void run_load(const struct load *load) {
     struct link *l = load->link;
     mlxd_worker *w = l->worker;
     mlxd_why why = {0};
     mlxd_err err = MLXD_OK;
-    (void)pool;
-    (void)b;
     uint64_t t0 = mlxd_clock_now_ns();
     bool kept = loaded_already(w, load);
     if (!kept)
@@ -380,27 +436,43 @@ static void load_job(mlxd_pool *pool, void *a, void *b) {
     mlxd_mutex_unlock(&w->lock);
     if (err) {
         refuse(l, err, &why);
-    } else {
-        mlxd_log(MLXD_LOG_INFO, "worker", "layers %u..%u %s in %.2f s", load->first, load->end - 1,
-                 kept ? "kept" : "loaded", (double)(mlxd_clock_now_ns() - t0) / 1e9);
-        send_loaded(l, w->cpu);
+        return;
     }
+    mlxd_log(MLXD_LOG_INFO, "worker", "layers %u..%u %s in %.2f s", load->first, load->end - 1,
+             kept ? "kept" : "loaded", (double)(mlxd_clock_now_ns() - t0) / 1e9);
+    send_loaded(l, w->cpu);
+}
+
+/* For a coordinator that has left or was replaced meanwhile nothing is loaded: another one may be
+ * using the layers that are here. */
+static void load_job(mlxd_pool *pool, void *a, void *b) {
+    struct load *load = a;
+    (void)pool;
+    (void)b;
+    if (is_active(load->link))
+        run_load(load);
+    atomic_fetch_sub(&load->link->worker->loads, 1);
     mlxd_mem_free(load->expected);
     mlxd_mem_free(load);
 }
 
 static mlxd_err check_load(const mlxd_worker *w, const struct link *l, const Mlxd__Load *m,
                            mlxd_why *why) {
-    if (!l->greeted || l->loading || l->ready)
+    if (!l->greeted || l->asked)
         return mlxd_fail(why, MLXD_ERR_STATE, "load is expected once, after hello");
+    if (atomic_load(&w->loads) >= LOADS_MAX)
+        return mlxd_fail(why, MLXD_ERR_FULL, "%d coordinators wait for layers", LOADS_MAX);
     if (m->first >= m->end || m->end > w->p.config->layers)
         return mlxd_fail(why, MLXD_ERR_INVALID, "layers [%u, %u) of a model of %u", m->first,
                          m->end, w->p.config->layers);
     if (m->positions == 0 || m->positions > MLXD_LIMIT_CONTEXT || m->tokens_max == 0 ||
-        m->tokens_max > MLXD_LIMIT_STEP_TOKENS || m->kv_pages == 0)
+        m->tokens_max > MLXD_LIMIT_STEP_TOKENS || mlxd_kv_pages(m->positions) > m->kv_pages)
         return mlxd_fail(why, MLXD_ERR_INVALID,
                          "a context of %u, steps of %u tokens and %u KV pages are out of range",
                          m->positions, m->tokens_max, m->kv_pages);
+    if (m->n_tensors != mlxd_layers_tensors(m->first, m->end))
+        return mlxd_fail(why, MLXD_ERR_INVALID, "%zu tensors for layers [%u, %u), expected %zu",
+                         m->n_tensors, m->first, m->end, mlxd_layers_tensors(m->first, m->end));
     for (size_t i = 0; i < m->n_tensors; i++)
         if (m->tensors[i]->sha256.len != MLXD_SHA256_BYTES ||
             strlen(m->tensors[i]->name) >= MLXD_LIMIT_GGUF_NAME)
@@ -432,6 +504,8 @@ static void on_load(struct link *l, const Mlxd__Load *m) {
         snprintf(load->expected[i].name, MLXD_LIMIT_GGUF_NAME, "%s", m->tensors[i]->name);
         memcpy(load->expected[i].sha256, m->tensors[i]->sha256.data, MLXD_SHA256_BYTES);
     }
+    l->asked = true;
+    atomic_fetch_add(&l->worker->loads, 1);
     mlxd_mutex_lock(&l->worker->lock);
     l->loading = true;
     mlxd_mutex_unlock(&l->worker->lock);
@@ -466,8 +540,8 @@ static void on_work_message(void *ctx, mlxd_rpc_stream *s, mlxd_rpc_msg *msg) {
         if (!m)
             err = mlxd_fail(&why, MLXD_ERR_PROTO, "malformed message");
     }
-    if (!l) {
-        /* no memory when it was opened; it is being cancelled */
+    if (!l || atomic_load(&l->refused)) {
+        /* no memory when it was opened, or refused: its end is on the way */
     } else if (err) {
         refuse(l, err, &why);
     } else if (m->body_case == MLXD__WORK_REQUEST__BODY_STEP) {
@@ -525,7 +599,10 @@ static void on_work_close(void *ctx, mlxd_rpc_stream *s, const mlxd_rpc_status *
                  status->err ? mlxd_err_name(status->err) : "");
     if (active && ready)
         mlxd_cpu_drop_all(cpu);
-    mlxd_driver_post(w->background, (mlxd_job){retire_link_job, l, NULL});
+    if (l->asked)
+        mlxd_driver_post(w->background, (mlxd_job){retire_link_job, l, NULL});
+    else
+        retire_link_job(NULL, l, NULL);
 }
 
 /* ---- the Beat stream ---- */
@@ -577,7 +654,8 @@ void mlxd_worker_methods(mlxd_worker *w, mlxd_rpc_method out[MLXD_WORKER_METHODS
                                .ctx = w,
                                .stream = {.on_open = on_work_open,
                                           .on_message = on_work_message,
-                                          .on_close = on_work_close}};
+                                          .on_close = on_work_close},
+                               .limits = {.send_bytes_max = MLXD_WIRE_UNSENT_MAX}};
     out[1] = (mlxd_rpc_method){
         .path = MLXD_WIRE_BEAT,
         .kind = MLXD_RPC_STREAM,

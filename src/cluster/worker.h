@@ -2,7 +2,8 @@
  * its steps, answers its beats.
  *
  * One coordinator at a time: a new Work stream that says hello replaces the old one (its
- * coordinator may have been cut off without our noticing) unless its epoch is older. When the
+ * coordinator may have been cut off without our noticing) unless its epoch is older. Without a
+ * coordinator any epoch is taken: one whose clock was set back must not stay locked out. When the
  * stream ends, every session is dropped, but the layers stay loaded, so that a coordinator that
  * comes back can go on at once.
  *

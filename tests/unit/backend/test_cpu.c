@@ -285,7 +285,7 @@ static void a_session_dropped_under_way(void **state) {
     mlxd_step *a = open_step();
     unsigned cancelled = 0;
     (void)state;
-    for (uint64_t id = 30; id < 60; id++) {
+    for (uint64_t id = 30; id < 45; id++) {
         mlxd_step_clear(a);
         add_row(a, id, 0, 250, 1);
         stage->ops->submit(stage, a, true);
