@@ -115,10 +115,12 @@ static mlxd_err make_prompt(struct run *run, mlxd_why *why) {
     mlxd_buf in;
     mlxd_err err = MLXD_OK;
     mlxd_buf_init(&in, MLXD_LIMIT_BODY_BYTES);
-    mlxd_slice text = mlxd_slice_str(run->o->prompt);
-    if (text.len == 0) {
+    mlxd_slice text = mlxd_slice_str(run->o->prompt ? run->o->prompt : "");
+    if (!run->o->prompt) {
         err = read_stdin(&in, why);
         text = (mlxd_slice){in.data, in.len};
+        if (!err && text.len == 0)
+            err = mlxd_fail(why, MLXD_ERR_USAGE, "no prompt: standard input is empty");
     }
     if (!err)
         err = encode(run, text, why);
@@ -355,7 +357,8 @@ int mlxd_cmd_run(const mlxd_options *o) {
         err = mlxd_fail(&why, MLXD_ERR_USAGE, "unexpected argument \"%.40s\"", o->args[0]);
     if (err)
         return mlxd_cli_fail(err, &why);
-    struct sigaction sa = {.sa_handler = on_interrupt};
+    /* The second one ends the process at once, also while a large model loads. */
+    struct sigaction sa = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     mlxd_mutex_init(&run.box.lock);

@@ -103,9 +103,13 @@ static void explain(mlxd_node_view *v) {
     if (!found)
         return;
     v->degraded = true;
+    /* What a link says of itself begins with its device. */
+    const char *text = found->why.text;
+    size_t n = strlen(found->device);
+    if (strncmp(text, found->device, n) == 0 && strncmp(text + n, ": ", 2) == 0)
+        text += n + 2;
     (void)mlxd_fail(&v->why, MLXD_ERR_STATE, "%s is %s%s%s", found->device,
-                    mlxd_device_status_name(found->status), found->why.text[0] ? ": " : "",
-                    found->why.text);
+                    mlxd_device_status_name(found->status), text[0] ? ": " : "", text);
 }
 
 static void fill_view(void *ctx, mlxd_node_view *v) {
@@ -192,7 +196,11 @@ static mlxd_err read_workers(struct node *node, mlxd_why *why) {
     const mlxd_option_list *list = &node->o->workers;
     for (size_t i = 0; i < list->count; i++) {
         const char *text = list->items[i], *eq = strchr(text, '=');
-        if (!eq || strlen(text) >= sizeof node->texts[i] || !strrchr(eq, ':'))
+        const char *colon = eq ? strrchr(eq, ':') : NULL;
+        char *end = NULL;
+        unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
+        if (!colon || colon == eq + 1 || strlen(text) >= sizeof node->texts[i] || *end ||
+            colon[1] < '0' || colon[1] > '9' || port == 0 || port > 65535)
             return mlxd_fail(why, MLXD_ERR_CONFIG, "worker \"%.80s\": expected DEVICE=HOST:PORT",
                              text);
         if (i + 1 >= MLXD_LIMIT_NODES)
@@ -355,8 +363,12 @@ static mlxd_err open_grpc(struct node *node, mlxd_why *why) {
     if (err)
         return err;
     atomic_store(&node->grpc_port, (unsigned)mlxd_rpc_server_port(node->server));
-    return mlxd_node_open_health(&node->health_server, node->rpc, &node->health,
-                                 node->n.health_listen, why);
+    mlxd_node_set_port(node->n.grpc_listen, mlxd_rpc_server_port(node->server));
+    err = mlxd_node_open_health(&node->health_server, node->rpc, &node->health,
+                                node->n.health_listen, why);
+    if (!err)
+        mlxd_node_set_port(node->n.health_listen, mlxd_rpc_server_port(node->health_server));
+    return err;
 }
 
 static mlxd_err open_rest(struct node *node, mlxd_why *why) {
@@ -404,7 +416,6 @@ int mlxd_cmd_serve(const mlxd_options *o) {
     node->o = o;
     node->started_ns = mlxd_clock_now_ns();
     mlxd_err err = mlxd_cli_log(o, "info", &why);
-    mlxd_signals_block();
     if (!err)
         err = mlxd_node_options_open(&node->n, o, MLXD_ROLE_COORDINATOR, &why);
     if (!err)
@@ -412,6 +423,8 @@ int mlxd_cmd_serve(const mlxd_options *o) {
     name_model(node);
     if (!err)
         err = open_model(node, &why);
+    /* From here on there is something to shut down; until then a signal just ends the process. */
+    mlxd_signals_block();
     if (!err)
         err = mlxd_rpc_runtime_open(&node->rpc, &why);
     if (!err)

@@ -151,8 +151,12 @@ static mlxd_err open_grpc(struct node *node, mlxd_why *why) {
     if (err)
         return err;
     atomic_store(&node->grpc_port, (unsigned)mlxd_rpc_server_port(node->server));
-    return mlxd_node_open_health(&node->health_server, node->rpc, &node->health,
-                                 node->n.health_listen, why);
+    mlxd_node_set_port(node->n.grpc_listen, mlxd_rpc_server_port(node->server));
+    err = mlxd_node_open_health(&node->health_server, node->rpc, &node->health,
+                                node->n.health_listen, why);
+    if (!err)
+        mlxd_node_set_port(node->n.health_listen, mlxd_rpc_server_port(node->health_server));
+    return err;
 }
 
 static mlxd_err open_rest(struct node *node, mlxd_why *why) {
@@ -185,11 +189,12 @@ int mlxd_cmd_worker(const mlxd_options *o) {
     struct node node = {.o = o, .started_ns = mlxd_clock_now_ns()};
     mlxd_why why = {0};
     mlxd_err err = mlxd_cli_log(o, "info", &why);
-    mlxd_signals_block();
     if (!err)
         err = mlxd_node_options_open(&node.n, o, MLXD_ROLE_WORKER, &why);
     if (!err)
         err = open_model(&node, &why);
+    /* From here on there is something to shut down; until then a signal just ends the process. */
+    mlxd_signals_block();
     if (!err)
         err = open_grpc(&node, &why);
     if (!err)

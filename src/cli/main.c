@@ -123,6 +123,7 @@ int main(int argc, char **argv) {
         } else if (o.help) {
             printf("Usage: %s", c->usage);
             mlxd_options_help(c->bit);
+            code = mlxd_cli_print("", 0, &why) ? mlxd_cli_fail(MLXD_ERR_IO, &why) : 0;
         } else {
             code = c->run(&o);
         }

@@ -159,6 +159,12 @@ void mlxd_node_options_close(mlxd_node_options *n) {
     n->auth = NULL;
 }
 
+void mlxd_node_set_port(char listen[300], int port) {
+    char *colon = strrchr(listen, ':');
+    MLXD_ASSERT(colon);
+    snprintf(colon, (size_t)(listen + 300 - colon), ":%d", port);
+}
+
 mlxd_err mlxd_node_open_health(mlxd_rpc_server **out, mlxd_rpc_runtime *rpc, mlxd_health *health,
                                const char *listen, mlxd_why *why) {
     mlxd_rpc_creds *plain = mlxd_rpc_creds_plaintext();

@@ -25,11 +25,14 @@ mlxd_err mlxd_node_options_open(mlxd_node_options *n, const mlxd_options *o, mlx
                                 mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_node_options_close(mlxd_node_options *n);
 
+/* Puts the bound port into "host:port", for people who asked for any free one. */
+void mlxd_node_set_port(char listen[300], int port);
 /* Serves grpc.health.v1 alone, in plaintext, on `listen`: what probes that cannot do TLS ask. */
 mlxd_err mlxd_node_open_health(mlxd_rpc_server **out, mlxd_rpc_runtime *rpc, mlxd_health *health,
                                const char *listen, mlxd_why *why) MLXD_MUST_CHECK;
 
-/* Blocks SIGTERM, SIGINT and SIGHUP in this thread and all it starts. Before any thread exists. */
+/* Blocks SIGTERM, SIGINT and SIGHUP in this thread and all it starts. Before any thread exists
+ * that does not block them itself (those of base/thread.h do). */
 void mlxd_signals_block(void);
 /* Waits for SIGTERM or SIGINT, or for mlxd_signals_wake; SIGHUP is ignored with a log line. A
  * second signal after this returned ends the process at once. */

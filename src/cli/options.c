@@ -60,7 +60,7 @@ static const struct option options[] = {
     {"cpu", 0, "ISA", "MLXD_CPU", "compute.cpu", TEXT, AT(cpu), 0, 0, "", RUN|SERVE|WORKER|PLAN,
      "highest instruction set to use: scalar, avx2, ..."},
 
-    {"prompt", 'p', "TEXT", NULL, NULL, TEXT, AT(prompt), 0, 0, "", RUN,
+    {"prompt", 'p', "TEXT", NULL, NULL, TEXT, AT(prompt), 0, 0, NULL, RUN,
      "the user's message (with --raw: the text to continue); without it, standard input"},
     {"system", 0, "TEXT", NULL, NULL, TEXT, AT(system), 0, 0, "", RUN,
      "system message"},
@@ -299,8 +299,8 @@ static mlxd_err read_defaults(mlxd_options *o, mlxd_why *why) {
     const struct place p = {MLXD_ERR_USAGE, "default"};
     for (size_t i = 0; i < MLXD_COUNT_OF(options); i++) {
         const struct option *opt = &options[i];
-        if (opt->type == LIST || opt->type == FLAG)
-            continue;
+        if (opt->type == LIST || opt->type == FLAG || !opt->fallback)
+            continue; /* empty, false or NULL: not given */
         if (opt->type != TEXT && opt->fallback[0] == 0) {
             *(uint64_t *)at(o, opt) = UINT64_MAX; /* the command has its own default */
             continue;
@@ -562,6 +562,7 @@ static void print_wrapped(const char *text, int at) {
         if (n > room)
             for (n = room; n > 0 && text[n] != ' ';)
                 n--;
+        n = n ? n : room; /* a word that is wider than the line */
         printf("%.*s\n", (int)n, text);
         text += n + (text[n] == ' ');
         if (*text)
@@ -582,7 +583,7 @@ void mlxd_options_help(unsigned command) {
             snprintf(letter, sizeof letter, "-%c, ", opt->letter);
         snprintf(left, sizeof left, "%s--%s%s%s", letter, opt->name, opt->arg ? " " : "",
                  opt->arg ? opt->arg : "");
-        bool shows = opt->fallback[0] && opt->type != FLAG && opt->type != LIST;
+        bool shows = opt->fallback && opt->fallback[0] && opt->type != FLAG && opt->type != LIST;
         snprintf(text, sizeof text, "%s%s%s%s%s%s%s", opt->help, shows ? " [" : "",
                  shows ? opt->fallback : "", shows ? "]" : "", opt->env ? " (" : "",
                  opt->env ? opt->env : "", opt->env ? ")" : "");

@@ -252,7 +252,9 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     struct MHD_Response *unused = req->response;
     req->response = NULL;
     bool cut = req->handed && !req->aborted && code != MHD_REQUEST_TERMINATED_COMPLETED_OK;
-    bool gone = req->gone || cut;
+    /* A client may close as soon as it has read the last event, before the end of the body. */
+    bool delivered = req->ended && req->ring_len == 0 && !req->aborted;
+    bool gone = !delivered && (req->gone || cut);
     mlxd_mutex_unlock(&req->lock);
     if (unused)
         MHD_destroy_response(unused);

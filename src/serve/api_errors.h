@@ -3,13 +3,15 @@
  *     engine or parser       HTTP  type                   code                     headers
  *     RANGE                  400   invalid_request_error  context_length_exceeded
  *     FULL                   429   rate_limit_error       queue_full               Retry-After
- *     STATE, CANCELLED       503   unavailable_error      model_loading            Retry-After
- *     NOMEM, AGAIN           503   unavailable_error      out_of_memory            Retry-After
+ *     STATE                  503   unavailable_error      model_loading            Retry-After
+ *     AGAIN                  503   unavailable_error      worker_lost              Retry-After
+ *     CANCELLED              503   unavailable_error      shutting_down            Retry-After
+ *     NOMEM                  503   unavailable_error      out_of_memory            Retry-After
  *     PEER                   500   server_error           worker_lost              x-should-retry
  *     TIMEOUT                500   server_error           timeout                  x-should-retry
  *     CORRUPT and the rest   500   server_error           internal_error           (false)
  *
- * CANCELLED is for a client that is still there: the server is stopping. CORRUPT must not be tried
+ * AGAIN: a worker is away. CANCELLED is for a client that is still there. CORRUPT must not be tried
  * again: the same request meets the same numbers.
  */
 #ifndef MLXD_SERVE_API_ERRORS_H

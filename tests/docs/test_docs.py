@@ -54,7 +54,7 @@ class Option:
     PATTERN = re.compile(
         r'\{"(?P<name>[\w-]+)",\s*(?P<letter>0|\'\w\'),\s*(?P<arg>NULL|"[^"]*"),'
         r'\s*(?P<env>NULL|"\w+"),\s*(?P<key>NULL|"[\w.]+"),\s*(?P<type>\w+),\s*AT\(\w+\),'
-        r'\s*(?P<min>[^,]+),\s*(?P<max>[^,]+),\s*"(?P<default>[^"]*)",\s*(?P<commands>[\w|]+),'
+        r'\s*(?P<min>[^,]+),\s*(?P<max>[^,]+),\s*(?P<default>NULL|"[^"]*"),\s*(?P<commands>[\w|]+),'
         r'\s*"(?P<help>(?:[^"\\]|\\.)*)"\}')
 
     def __init__(self, match, numbers):
@@ -62,7 +62,9 @@ class Option:
             value = match.group(group)
             return "" if value in ("NULL", "0") else value.strip("\"'")
         self.name, self.letter, self.arg = match.group("name"), text("letter"), text("arg")
-        self.env, self.key, self.default = text("env"), text("key"), match.group("default")
+        self.env, self.key = text("env"), text("key")
+        default = match.group("default")
+        self.default = "" if default == "NULL" else default.strip('"')
         self.type = match.group("type")
         self.range = [numbers.get(match.group(g), match.group(g)) for g in ("min", "max")]
         names = match.group("commands").split("|")

@@ -126,7 +126,7 @@ def test_a_request_that_is_not_streamed_gets_the_error_as_its_answer(own):
 
 def test_a_worker_that_hangs_is_noticed_and_taken_back(world):
     with harness.Cluster(world, layers=LAYERS,
-                         args=("--ctx", 2048, "--worker-timeout", 600)) as own:
+                         args=("--ctx", 2048, "--worker-timeout", 1000)) as own:
         before = answer(own)
         victim = own.worker("master")
         with own.rest.stream(QUESTION, **ENDLESS) as s:
@@ -135,7 +135,7 @@ def test_a_worker_that_hangs_is_noticed_and_taken_back(world):
             victim.signal(signal.SIGSTOP)
             began = time.monotonic()
             assert "master" in expect_clean_error(events, "worker_lost")
-            print(f"error event {time.monotonic() - began:.2f} s after SIGSTOP (timeout 0.6 s)")
+            print(f"error event {time.monotonic() - began:.2f} s after SIGSTOP (timeout 1 s)")
         expect_unserviceable(own.rest, "master")
         victim.signal(signal.SIGCONT)
         own.coordinator.wait_ready()

@@ -18,7 +18,6 @@ import subprocess
 import threading
 import time
 
-import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
