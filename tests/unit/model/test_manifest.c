@@ -203,7 +203,7 @@ static void a_spoiled_cache_is_ignored(void **state) {
             n -= bad[at] == good[at];
             break;
         case 3: /* another file's */
-            bad[strcspn(bad, " ") + 3] ^= 1;
+            bad[(char *)memchr(bad, ' ', len) - bad + 3] ^= 1;
             break;
         case 4: /* one line too many, one too long */
             memset(bad + at, 'a', len - at);
