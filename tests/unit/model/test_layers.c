@@ -354,6 +354,10 @@ static void values_that_are_not_finite(void **state) {
         snprintf(text, sizeof text, "session %llu", (unsigned long long)c->s[row].id);
         refused(c, MLXD_ERR_CORRUPT, text);
     }
+    c->b.n_rows = c->b.n_tokens = 0; /* one token, alone */
+    add_row(&c->b, &c->s[2], 129, 1);
+    c->hidden[0] = bad[0];
+    refused(c, MLXD_ERR_CORRUPT, "session");
     close_scene(c);
 }
 
