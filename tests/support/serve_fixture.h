@@ -79,21 +79,20 @@ static inline void gate_drop(mlxd_stage *s, uint64_t session) {
     mlxd_mutex_lock(&f->lock);
     assert_true(f->n_dropped < FIXTURE_DROPPED_MAX);
     f->dropped[f->n_dropped++] = session;
-    mlxd_mutex_unlock(&f->lock);
     mlxd_cpu_stage(f->cpu)->ops->drop(mlxd_cpu_stage(f->cpu), session);
+    mlxd_mutex_unlock(&f->lock);
 }
 
 static inline void gate_close(mlxd_stage *s) {
     (void)s;
 }
 
+/* With f->lock held. */
 static inline bool gate_is_dropped(void *ctx, uint64_t session) {
     fixture *f = ctx;
     bool gone = false;
-    mlxd_mutex_lock(&f->lock);
     for (size_t i = 0; i < f->n_dropped; i++)
         gone = gone || f->dropped[i] == session;
-    mlxd_mutex_unlock(&f->lock);
     return gone;
 }
 
@@ -107,14 +106,17 @@ static inline void gate_main(void *arg) {
         mlxd_err err = (mlxd_err)atomic_load(&f->fail);
         if (err)
             (void)mlxd_fail(&why, err, "the gate fails steps");
-        else
+        /* Looking and submitting are one action: a drop in between would come too early. */
+        mlxd_mutex_lock(&f->lock);
+        if (!err)
             mlxd_step_remove(h.step, gate_is_dropped, f);
         if (!err && h.step->n_rows == 0)
             err = MLXD_ERR_CANCELLED;
+        if (!err)
+            mlxd_cpu_stage(f->cpu)->ops->submit(mlxd_cpu_stage(f->cpu), h.step, h.last);
+        mlxd_mutex_unlock(&f->lock);
         if (err)
             f->gate.done(f->gate.done_ctx, &f->gate, h.step, err, &why);
-        else
-            mlxd_cpu_stage(f->cpu)->ops->submit(mlxd_cpu_stage(f->cpu), h.step, h.last);
     }
 }
 

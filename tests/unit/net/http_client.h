@@ -109,9 +109,9 @@ static inline void client_consume(client *c, size_t n) {
     c->buf[c->len] = '\0';
 }
 
-/* The value of a header in `a->head`, copied into a static buffer; NULL = absent. */
+/* The value of a header in `a->head`, copied into a buffer of the thread; NULL = absent. */
 static inline const char *answer_header(const answer *a, const char *name) {
-    static char value[2048];
+    static _Thread_local char value[2048];
     size_t len = strlen(name);
     for (const char *p = strstr(a->head, "\r\n"); p; p = strstr(p + 2, "\r\n")) {
         if (strncasecmp(p + 2, name, len) == 0 && p[2 + len] == ':') {
