@@ -253,7 +253,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     req->response = NULL;
     bool cut = req->handed && !req->aborted && code != MHD_REQUEST_TERMINATED_COMPLETED_OK;
     /* A client may close as soon as it has read the last event, before the end of the body. */
-    bool delivered = req->ended && req->ring_len == 0 && !req->aborted;
+    bool delivered = req->ended && req->in_time && req->ring_len == 0;
     bool gone = !delivered && (req->gone || cut);
     mlxd_mutex_unlock(&req->lock);
     if (unused)

@@ -144,6 +144,7 @@ struct mlxd_http_req {
     bool finished; /* the owner made its finishing call */
     bool streaming;
     bool ended;   /* stream_end */
+    bool in_time; /* ... which came before the client left */
     bool aborted; /* cut the connection */
     bool telling; /* on_gone is running, on thread `teller` */
     pthread_t teller;

@@ -135,6 +135,7 @@ static mlxd_err finish(mlxd_http_req *req, ending how, unsigned status, struct M
     MLXD_ASSERT(!req->finished);
     req->finished = true;
     req->ended = how == END;
+    req->in_time = !req->gone;
     req->aborted = how == ABORT;
     if (req->gone) {
         err = MLXD_ERR_CANCELLED;

