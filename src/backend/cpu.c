@@ -194,16 +194,10 @@ mlxd_err mlxd_cpu_open(mlxd_cpu **out, const mlxd_cpu_params *p, mlxd_why *why) 
     return MLXD_OK;
 }
 
-static void nothing_job(mlxd_pool *pool, void *a, void *b) {
-    (void)pool;
-    (void)a;
-    (void)b;
-}
-
 void mlxd_cpu_close(mlxd_cpu *c) {
     if (!c)
         return;
-    mlxd_driver_run(c->driver, (mlxd_job){nothing_job, NULL, NULL}); /* drops that are queued */
+    mlxd_driver_flush(c->driver); /* drops that are queued */
     mlxd_kv_close(c->kv);
     mlxd_layers_close(c->layers);
     mlxd_queue_close(c->tickets);

@@ -96,6 +96,16 @@ void mlxd_driver_run(mlxd_driver *d, mlxd_job job) {
     mlxd_mutex_deinit(&w.lock);
 }
 
+static void nothing(mlxd_pool *pool, void *a, void *b) {
+    (void)pool;
+    (void)a;
+    (void)b;
+}
+
+void mlxd_driver_flush(mlxd_driver *d) {
+    mlxd_driver_run(d, (mlxd_job){nothing, NULL, NULL});
+}
+
 unsigned mlxd_driver_threads(const mlxd_driver *d) {
     return mlxd_pool_threads(d->pool);
 }

@@ -22,6 +22,8 @@ void mlxd_driver_close(mlxd_driver *d);
 void mlxd_driver_post(mlxd_driver *d, mlxd_job job);
 /* Posts the job and waits until it has run. Not from the driver thread. */
 void mlxd_driver_run(mlxd_driver *d, mlxd_job job);
+/* Waits until every job that was posted before has run. Not from the driver thread. */
+void mlxd_driver_flush(mlxd_driver *d);
 unsigned mlxd_driver_threads(const mlxd_driver *d);
 /* Nanoseconds spent in jobs so far; jobs finished so far (the progress counter of beats). */
 uint64_t mlxd_driver_busy_ns(const mlxd_driver *d);

@@ -143,19 +143,10 @@ static mlxd_err open_grpc(struct node *node, mlxd_why *why) {
     mlxd_worker_methods(node->worker, methods);
     mlxd_tensor_service_methods(node->tensors, methods + MLXD_WORKER_METHODS);
     methods[MLXD_WORKER_METHODS + MLXD_TENSOR_METHODS] = mlxd_health_method(&node->health);
-    mlxd_rpc_server_options s = {.listen = node->n.grpc_listen,
-                                 .creds = node->n.creds,
-                                 .methods = methods,
-                                 .method_count = MLXD_COUNT_OF(methods)};
-    err = mlxd_rpc_server_open(&node->server, node->rpc, &s, why);
-    if (err)
-        return err;
-    atomic_store(&node->grpc_port, (unsigned)mlxd_rpc_server_port(node->server));
-    mlxd_node_set_port(node->n.grpc_listen, mlxd_rpc_server_port(node->server));
-    err = mlxd_node_open_health(&node->health_server, node->rpc, &node->health,
-                                node->n.health_listen, why);
+    err = mlxd_node_open_grpc(&node->n, node->rpc, methods, MLXD_COUNT_OF(methods), &node->health,
+                              &node->server, &node->health_server, why);
     if (!err)
-        mlxd_node_set_port(node->n.health_listen, mlxd_rpc_server_port(node->health_server));
+        atomic_store(&node->grpc_port, (unsigned)mlxd_rpc_server_port(node->server));
     return err;
 }
 

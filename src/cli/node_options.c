@@ -2,6 +2,7 @@
 #include "cli/node_options.h"
 
 #include "base/log.h"
+#include "net/http.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -42,20 +43,15 @@ static mlxd_err read_ports(mlxd_node_options *n, const mlxd_options *o, mlxd_rol
 
 /* ---- certificates and keys ---- */
 
-static bool is_loopback(const char *host) {
-    return strcmp(host, "localhost") == 0 || strncmp(host, "127.", 4) == 0 ||
-           strcmp(host, "::1") == 0 || strcmp(host, "[::1]") == 0;
-}
-
 /* The servers refuse these too; here it is said before a large model is loaded. */
 static mlxd_err check_open_doors(const mlxd_options *o, mlxd_why *why) {
     const char *grpc = o->grpc_host[0] ? o->grpc_host : o->host;
-    if (o->insecure && !is_loopback(grpc))
+    if (o->insecure && !mlxd_http_is_loopback(grpc) && strcmp(grpc, "[::1]") != 0)
         return mlxd_fail(why, MLXD_ERR_PERM,
                          "gRPC without TLS (--insecure) on %s: only loopback addresses may be "
                          "plaintext; leave --insecure out and give certificates",
                          grpc);
-    if (o->no_auth && !is_loopback(o->host))
+    if (o->no_auth && !mlxd_http_is_loopback(o->host))
         return mlxd_fail(why, MLXD_ERR_PERM,
                          "REST without keys (--no-auth) on %s: only on loopback addresses; give "
                          "--api-key-file",
@@ -159,24 +155,35 @@ void mlxd_node_options_close(mlxd_node_options *n) {
     n->auth = NULL;
 }
 
-void mlxd_node_set_port(char listen[300], int port) {
+/* Puts the bound port into "host:port", for people who asked for any free one. */
+static void set_port(char listen[300], const mlxd_rpc_server *server) {
     char *colon = strrchr(listen, ':');
     MLXD_ASSERT(colon);
-    snprintf(colon, (size_t)(listen + 300 - colon), ":%d", port);
+    snprintf(colon, (size_t)(listen + 300 - colon), ":%d", mlxd_rpc_server_port(server));
 }
 
-mlxd_err mlxd_node_open_health(mlxd_rpc_server **out, mlxd_rpc_runtime *rpc, mlxd_health *health,
-                               const char *listen, mlxd_why *why) {
+mlxd_err mlxd_node_open_grpc(mlxd_node_options *n, mlxd_rpc_runtime *rpc,
+                             const mlxd_rpc_method *methods, size_t count, mlxd_health *health,
+                             mlxd_rpc_server **server, mlxd_rpc_server **health_server,
+                             mlxd_why *why) {
+    mlxd_rpc_server_options o = {
+        .listen = n->grpc_listen, .creds = n->creds, .methods = methods, .method_count = count};
+    mlxd_err err = mlxd_rpc_server_open(server, rpc, &o, why);
+    if (err)
+        return err;
+    set_port(n->grpc_listen, *server);
     mlxd_rpc_creds *plain = mlxd_rpc_creds_plaintext();
     mlxd_rpc_method method = mlxd_health_method(health);
-    mlxd_rpc_server_options o = {.listen = listen,
-                                 .creds = plain,
-                                 .methods = &method,
-                                 .method_count = 1,
-                                 .plaintext_public = true};
-    mlxd_err err = plain ? mlxd_rpc_server_open(out, rpc, &o, why)
-                         : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
+    o = (mlxd_rpc_server_options){.listen = n->health_listen,
+                                  .creds = plain,
+                                  .methods = &method,
+                                  .method_count = 1,
+                                  .plaintext_public = true};
+    err = plain ? mlxd_rpc_server_open(health_server, rpc, &o, why)
+                : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     mlxd_rpc_creds_close(plain);
+    if (!err)
+        set_port(n->health_listen, *health_server);
     return err;
 }
 

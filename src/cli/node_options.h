@@ -25,11 +25,13 @@ mlxd_err mlxd_node_options_open(mlxd_node_options *n, const mlxd_options *o, mlx
                                 mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_node_options_close(mlxd_node_options *n);
 
-/* Puts the bound port into "host:port", for people who asked for any free one. */
-void mlxd_node_set_port(char listen[300], int port);
-/* Serves grpc.health.v1 alone, in plaintext, on `listen`: what probes that cannot do TLS ask. */
-mlxd_err mlxd_node_open_health(mlxd_rpc_server **out, mlxd_rpc_runtime *rpc, mlxd_health *health,
-                               const char *listen, mlxd_why *why) MLXD_MUST_CHECK;
+/* Opens the node's two gRPC ports: `methods` with its credentials, and grpc.health.v1 alone, in
+ * plaintext, for probes that cannot do TLS. The bound ports go into n->grpc_listen and
+ * n->health_listen. What was opened before an error is in *server and is the caller's to close. */
+mlxd_err mlxd_node_open_grpc(mlxd_node_options *n, mlxd_rpc_runtime *rpc,
+                             const mlxd_rpc_method *methods, size_t count, mlxd_health *health,
+                             mlxd_rpc_server **server, mlxd_rpc_server **health_server,
+                             mlxd_why *why) MLXD_MUST_CHECK;
 
 /* Blocks SIGTERM, SIGINT and SIGHUP in this thread and all it starts. Before any thread exists
  * that does not block them itself (those of base/thread.h do). */

@@ -696,18 +696,12 @@ mlxd_err mlxd_worker_open(mlxd_worker **out, const mlxd_worker_params *p, mlxd_w
     return MLXD_OK;
 }
 
-static void nothing_job(mlxd_pool *pool, void *a, void *b) {
-    (void)pool;
-    (void)a;
-    (void)b;
-}
-
 void mlxd_worker_close(mlxd_worker *w) {
     if (!w)
         return;
     mlxd_driver_close(w->background);
     mlxd_forward_close(w->forward);
-    mlxd_driver_run(w->p.driver, (mlxd_job){nothing_job, NULL, NULL}); /* links that are closing */
+    mlxd_driver_flush(w->p.driver); /* links that are closing */
     mlxd_cpu_close(w->cpu);
     for (size_t i = 0; i < FLIGHTS_MAX; i++)
         mlxd_step_close(w->flights[i].step);

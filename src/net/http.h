@@ -129,6 +129,9 @@ typedef struct mlxd_http_config {
  * or a thread could not start; NOMEM. `why` names the address. */
 mlxd_err mlxd_http_start(mlxd_http **out, const mlxd_http_config *config,
                          mlxd_why *why) MLXD_MUST_CHECK;
+/* "localhost", or a literal of 127.0.0.0/8 or ::1 (without brackets): only this machine reaches it.
+ * The one rule for what may be served without keys. */
+bool mlxd_http_is_loopback(const char *host);
 /* The bound port, and "http://127.0.0.1:8100" (owned by the server). */
 uint16_t mlxd_http_port(const mlxd_http *h);
 const char *mlxd_http_url(const mlxd_http *h);

@@ -173,7 +173,7 @@ static bool is_local_address(const mlxd_http_slot *slot, const char *name) {
            memcmp(&got4, &in6.sin6_addr.s6_addr[12], sizeof got4) == 0;
 }
 
-static bool is_loopback(const char *name) {
+bool mlxd_http_is_loopback(const char *name) {
     struct in6_addr a6;
     struct in_addr a4;
     if (strcasecmp(name, "localhost") == 0)
@@ -195,7 +195,7 @@ static bool check_host(mlxd_http_req *req, const scan *s) {
     for (size_t i = 0; i < c->hosts_len; i++)
         if (strcmp(c->hosts[i], "*") == 0 || strcasecmp(c->hosts[i], name) == 0)
             return true;
-    if (is_loopback(name) || is_local_address(req->slot, name))
+    if (mlxd_http_is_loopback(name) || is_local_address(req->slot, name))
         return true;
     return refuse(req, 421, "unknown_host", "this server is not known as \"%.100s\"", name);
 }

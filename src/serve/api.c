@@ -187,16 +187,8 @@ static mlxd_err start_threads(mlxd_api *a, mlxd_why *why) {
 
 /* ---- open, close ---- */
 
-/* Loopback as far as binding goes: what http.h binds to 127.0.0.0/8 or ::1. */
-static bool is_loopback(const char *host) {
-    unsigned rest[3];
-    char end;
-    return strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0 ||
-           sscanf(host, "127.%3u.%3u.%3u%c", &rest[0], &rest[1], &rest[2], &end) == 3;
-}
-
 static mlxd_err check_address(const mlxd_api_params *p, mlxd_why *why) {
-    if (p->auth || is_loopback(p->bind_host))
+    if (p->auth || mlxd_http_is_loopback(p->bind_host))
         return MLXD_OK;
     return mlxd_fail(why, MLXD_ERR_PERM,
                      "%s can be reached from other machines and there are no API keys: give a file "
