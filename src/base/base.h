@@ -23,6 +23,12 @@
 #define MLXD_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define MLXD_NORETURN __attribute__((noreturn))
 #define MLXD_UNUSED __attribute__((unused))
+/* For large local arrays on hot paths: builds fill other locals with zeros. */
+#if __has_attribute(uninitialized)
+#define MLXD_UNCLEARED __attribute__((uninitialized))
+#else
+#define MLXD_UNCLEARED
+#endif
 
 #define MLXD_COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
 #define MLXD_MIN(a, b) ((a) < (b) ? (a) : (b))

@@ -6,6 +6,8 @@
 
 #include "base/base.h"
 
+#include <pthread.h>
+
 /* Physical memory and what a new process could take of it, in bytes. On Linux a cgroup limit that
  * is lower than the machine's memory counts as the machine's memory. */
 uint64_t mlxd_os_memory_total(void);
@@ -24,8 +26,13 @@ double mlxd_os_cpu_quota(void);
 
 /* What the CPU can do, as far as kernels ask. */
 typedef enum mlxd_cpu_flag {
-    MLXD_CPU_AVX2 = 1u << 0, /* AVX2 + FMA + F16C, and the OS saves the registers */
-    MLXD_CPU_NEON = 1u << 1, /* aarch64 baseline */
+    MLXD_CPU_AVX2 = 1u << 0,    /* AVX2 + FMA + F16C, and the OS saves the registers */
+    MLXD_CPU_NEON = 1u << 1,    /* aarch64 baseline */
+    MLXD_CPU_AVXVNNI = 1u << 2, /* vpdpbusd on 256 bits, VEX-coded */
+    MLXD_CPU_AVX512 = 1u << 3,  /* AVX-512 F, BW, DQ, VL and VNNI */
+    MLXD_CPU_AMX = 1u << 4,     /* AMX tiles and int8, and the OS has let this process use them */
+    MLXD_CPU_DOTPROD = 1u << 5, /* sdot */
+    MLXD_CPU_I8MM = 1u << 6,    /* smmla, usdot */
 } mlxd_cpu_flag;
 unsigned mlxd_os_cpu_flags(void);
 /* "Intel(R) Xeon(R) Processor"; "unknown" when the system does not say. `size` >= 1. */
@@ -40,6 +47,10 @@ bool mlxd_os_fpu_ok(void);
 typedef enum mlxd_os_priority { MLXD_PRIORITY_NORMAL, MLXD_PRIORITY_COMPUTE } mlxd_os_priority;
 /* Applies to the calling thread; failure is harmless and ignored by contract. */
 void mlxd_os_thread_class(const char *name, mlxd_os_priority priority);
+
+/* Keeps a thread on the index-th processor that this process may use (index modulo their number).
+ * UNSUPPORTED where the system has no such thing; IO when it refuses. */
+mlxd_err mlxd_os_thread_pin(pthread_t thread, unsigned index) MLXD_MUST_CHECK;
 
 /* Raises the soft limit of open files to the hard one; returns the limit. */
 uint64_t mlxd_os_files_raise(void);

@@ -65,8 +65,19 @@ double mlxd_os_cpu_quota(void) {
     return 0;
 }
 
+static bool has_feature(const char *name) {
+    int value = 0;
+    size_t len = sizeof value;
+    return sysctlbyname(name, &value, &len, NULL, 0) == 0 && value != 0;
+}
+
 unsigned mlxd_os_cpu_flags(void) {
-    return MLXD_CPU_NEON;
+    unsigned flags = MLXD_CPU_NEON;
+    if (has_feature("hw.optional.arm.FEAT_DotProd"))
+        flags |= MLXD_CPU_DOTPROD;
+    if (has_feature("hw.optional.arm.FEAT_I8MM"))
+        flags |= MLXD_CPU_I8MM;
+    return flags;
 }
 
 void mlxd_os_cpu_name(char *out, size_t size) {
@@ -103,6 +114,12 @@ uint64_t mlxd_os_files_raise(void) {
     (void)setrlimit(RLIMIT_NOFILE, &r);
     (void)getrlimit(RLIMIT_NOFILE, &r);
     return r.rlim_cur;
+}
+
+mlxd_err mlxd_os_thread_pin(pthread_t thread, unsigned index) {
+    (void)thread;
+    (void)index;
+    return MLXD_ERR_UNSUPPORTED;
 }
 
 void *mlxd_os_map(size_t bytes) {

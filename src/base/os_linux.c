@@ -13,10 +13,13 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -174,9 +177,10 @@ uint64_t mlxd_os_thread_cpu_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* Of the main thread: compute threads may have been pinned. */
 unsigned mlxd_os_cpus(void) {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
+    if (sched_getaffinity(getpid(), sizeof set, &set) != 0)
         return 1;
     int n = CPU_COUNT(&set);
     return n > 0 ? (unsigned)n : 1;
@@ -196,6 +200,13 @@ static uint64_t xgetbv0(void) {
     return (uint64_t)hi << 32 | lo;
 }
 
+/* Tile registers are large: Linux saves them only for processes that asked. Threads that are
+ * started later inherit the permission. */
+static bool request_tiles(void) {
+    const int request = 0x1023 /* ARCH_REQ_XCOMP_PERM */, tile_data = 18;
+    return (xgetbv0() & 0x60000) == 0x60000 && syscall(SYS_arch_prctl, request, tile_data) == 0;
+}
+
 unsigned mlxd_os_cpu_flags(void) {
     unsigned a, b, c, d, flags = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d))
@@ -203,8 +214,17 @@ unsigned mlxd_os_cpu_flags(void) {
     bool fma = c & bit_FMA, f16c = c & bit_F16C, osxsave = c & bit_OSXSAVE;
     if (!osxsave || (xgetbv0() & 6) != 6)
         return 0;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2) && fma && f16c)
-        flags |= MLXD_CPU_AVX2;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_AVX2) || !fma || !f16c)
+        return 0;
+    flags |= MLXD_CPU_AVX2;
+    const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    if ((b & avx512) == avx512 && (c & bit_AVX512VNNI) && (xgetbv0() & 0xe6) == 0xe6)
+        flags |= MLXD_CPU_AVX512;
+    const unsigned amx = 1u << 24 | 1u << 25; /* AMX-TILE, AMX-INT8; older headers lack the names */
+    if ((flags & MLXD_CPU_AVX512) && (d & amx) == amx && request_tiles())
+        flags |= MLXD_CPU_AMX;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVXVNNI))
+        flags |= MLXD_CPU_AVXVNNI;
     return flags;
 }
 
@@ -225,7 +245,12 @@ bool mlxd_os_fpu_ok(void) {
 }
 #else
 unsigned mlxd_os_cpu_flags(void) {
-    return MLXD_CPU_NEON;
+    unsigned flags = MLXD_CPU_NEON;
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
+        flags |= MLXD_CPU_DOTPROD;
+    if (getauxval(AT_HWCAP2) & HWCAP2_I8MM)
+        flags |= MLXD_CPU_I8MM;
+    return flags;
 }
 
 /* FPCR 0: round to nearest even, no flush-to-zero, no default NaN. */
@@ -258,6 +283,18 @@ void mlxd_os_thread_class(const char *name, mlxd_os_priority priority) {
      * it. On Linux the nice value belongs to the thread. */
     if (priority == MLXD_PRIORITY_COMPUTE)
         (void)setpriority(PRIO_PROCESS, 0, 10);
+}
+
+mlxd_err mlxd_os_thread_pin(pthread_t thread, unsigned index) {
+    cpu_set_t allowed, one;
+    if (sched_getaffinity(getpid(), sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) == 0)
+        return MLXD_ERR_IO;
+    unsigned left = index % (unsigned)CPU_COUNT(&allowed);
+    CPU_ZERO(&one);
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &allowed) && left-- == 0)
+            CPU_SET(cpu, &one);
+    return pthread_setaffinity_np(thread, sizeof one, &one) == 0 ? MLXD_OK : MLXD_ERR_IO;
 }
 
 uint64_t mlxd_os_files_raise(void) {

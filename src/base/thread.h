@@ -65,6 +65,9 @@ typedef void (*mlxd_pool_fn)(void *ctx, size_t task, unsigned thread);
 mlxd_pool *mlxd_pool_open(unsigned threads) MLXD_MUST_CHECK; /* 1..MLXD_LIMIT_THREADS */
 void mlxd_pool_close(mlxd_pool *p);
 unsigned mlxd_pool_threads(const mlxd_pool *p);
+/* Keeps each thread of the pool on a processor of its own, as far as there are enough; called by
+ * the owner, which becomes the first. See mlxd_os_thread_pin for errors. */
+mlxd_err mlxd_pool_pin(mlxd_pool *p) MLXD_MUST_CHECK;
 /* Calls fn(ctx, 0..tasks-1, thread), each once, and returns when all are done. Does not
  * allocate. */
 void mlxd_pool_run(mlxd_pool *p, size_t tasks, mlxd_pool_fn fn, void *ctx);

@@ -157,11 +157,46 @@ static void a_run_does_not_allocate(void **state) {
     mlxd_pool_close(p);
 }
 
+struct pinning {
+    mlxd_err err;
+    unsigned before, after;
+};
+
+static void pin_on_a_thread(void *arg) {
+    struct pinning *p = arg;
+    mlxd_os_fpu_init();
+    mlxd_pool *pool = mlxd_pool_open(3); /* more than there may be processors */
+    struct run r = open_run(3);
+    p->before = mlxd_os_cpus();
+    p->err = mlxd_pool_pin(pool);
+    p->after = mlxd_os_cpus();
+    check_run(pool, &r, 100, 7);
+    close_run(&r);
+    mlxd_pool_close(pool);
+}
+
+/* The plan asks how many processors there are from a compute thread, which may have been pinned. */
+static void pinning_keeps_the_count_of_processors(void **state) {
+    struct pinning p = {MLXD_OK, 0, 0};
+    mlxd_thread thread;
+    (void)state;
+    assert_int_equal(mlxd_thread_start(&thread, "owner", MLXD_PRIORITY_NORMAL, pin_on_a_thread, &p),
+                     MLXD_OK);
+    mlxd_thread_join(&thread);
+    assert_true(p.err == MLXD_OK || p.err == MLXD_ERR_UNSUPPORTED);
+    assert_int_equal(p.before, p.after);
+    assert_int_equal(p.before, mlxd_os_cpus());
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_task_runs_once),   cmocka_unit_test(tiny_runs_back_to_back),
-        cmocka_unit_test(runs_after_a_pause),     cmocka_unit_test(helpers_do_help),
-        cmocka_unit_test(open_and_close_at_once), cmocka_unit_test(a_run_does_not_allocate),
+        cmocka_unit_test(every_task_runs_once),
+        cmocka_unit_test(tiny_runs_back_to_back),
+        cmocka_unit_test(runs_after_a_pause),
+        cmocka_unit_test(helpers_do_help),
+        cmocka_unit_test(open_and_close_at_once),
+        cmocka_unit_test(a_run_does_not_allocate),
+        cmocka_unit_test(pinning_keeps_the_count_of_processors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
