@@ -87,7 +87,7 @@ static void step_job(mlxd_pool *pool, void *a, void *b) {
     if (!err) {
         const mlxd_abort abort = {all_gone, c};
         err = mlxd_layers_step(c->layers, c->kv, pool, c->stage.first, c->stage.end, s->rows,
-                               s->n_rows, s->hidden, &abort, &why);
+                               s->n_rows, c->current.last, s->hidden, &abort, &why);
         atomic_fetch_add(&c->steps, 1);
         atomic_fetch_add(&c->tokens, s->n_tokens);
     }
@@ -240,7 +240,7 @@ static void forward_job(mlxd_pool *pool, void *a, void *b) {
                         .n_tokens = count,
                         .n_out = count,
                         .tokens = tokens};
-        f->err = mlxd_layers_step(c->layers, c->kv, pool, f->first, f->end, &row, 1,
+        f->err = mlxd_layers_step(c->layers, c->kv, pool, f->first, f->end, &row, 1, false,
                                   f->hidden + (size_t)at * c->width, NULL, f->why);
         for (uint32_t i = 0; i < count; i++)
             hash = mlxd_kv_hash_add(hash, 0);

@@ -21,13 +21,15 @@
 
 #include "kernel/attention.h"
 #include "kernel/matmul.h"
+#include "kernel/probe.h"
 #include "kernel/vector.h"
 
 typedef struct mlxd_kernels {
-    const char *isa; /* "scalar", "avx2" */
+    const char *isa; /* "scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "dotprod", "i8mm" */
     mlxd_matmul_kernels matmul;
     mlxd_vector_kernels vector;
     mlxd_attention_kernels attention;
+    mlxd_probe_kernels probe;
 } mlxd_kernels;
 
 /* The best table for this CPU that is not above `cap`: scalar < avx2 < avxvnni < avx512 < amx, or

@@ -1,89 +1,76 @@
-/* matmul.h - weight matrices in row-interleaved panels, and their products with activations.
+/* matmul.h - products of weight matrices with activations.
  *
- * A matrix of `rows` x `cols` (each row produces one output element) is stored as panels of 16
- * rows, so that SIMD lanes are output rows and no horizontal sum exists. Rows beyond the last one
- * of the matrix are zero. Inside a panel, per group of 32 columns (quantized) or per column:
+ * Per output element y = W[r] . x, W in the panels of format.h:
  *
- *   Q4_0  256 B quads: vector j = 0..3 of 64 B; byte 4*r+b holds in its low nibble column 4*j+b and
- *         in its high nibble column 16+4*j+b of row r (values 0..15); then 16 f16 scales d.
- *         w = d*(q-8)                                                              288 B per group
- *   Q4_1  the same 256 B; then 16 f16 scales d, 16 f16 offsets m.  w = d*q + m      320 B
- *   Q8_0  512 B: vector j = 0..7 of 64 B; byte 4*r+b is column 4*j+b of row r (int8);
- *         then 16 f16 scales d.                                    w = d*q          544 B
- *   F16, BF16, F32  per column 16 values, row r at index r                          32 / 64 B
- *
- * (Within GGUF's own blocks of 32 the low nibbles are columns 0..15 and the high ones 16..31, so a
- * quad of low nibbles and the quad 16 columns later share bytes there as well as here.)
- *
- * The product, per output element y = W[r] . x:
  *   float weights:  acc = 0; for k ascending: acc = fma(widen(w[k]), x[k], acc)
- *   quantized:      x is first quantized per 32 columns (see mlxd_matmul_kernels.quantize);
- *                   for groups g ascending: isum = sum of q'[k]*a[k] exact in int32, where q' = q-8
- *                   (Q4_0) or q; acc = fma(d*scale[g], (float)isum, acc), and for Q4_1 then
- *                   acc = fma(m, scale[g]*sum[g], acc). d, m widened from f16; d*scale and
- *                   scale*sum rounded to f32. acc starts at +0.
+ *   quantized:      x is quantized per 32 columns; for groups g ascending:
+ *                     isum = sum of (q - zero) * a, exact in int32, zero = 2^(bits-1) or, affine, 0
+ *                     acc = fma(d * scale[g], (float)isum, acc)
+ *                     affine then: acc = fma(m, offset[g], acc)
+ *                   d and m widened to f32, d * scale rounded; offset[g] = scale[g] * (float)asum
+ *                   rounded, asum = sum of the group's a. acc starts at +0.
+ *
+ * Quantized activations lie in tiles of up to 16 tokens, group by group, so that a tile's group is
+ * contiguous: an A operand of a matrix unit as it is. n tokens make ceil(n/16) tiles; tile i holds
+ * h = min(16, n - 16*i) tokens and, for group g and token t of the tile,
+ *
+ *     q      32 bytes at q + 16*i*k + (g*h + t)*32
+ *     scale, offset, start   at [16*i*(k/32) + g*h + t]
  */
 #ifndef MLXD_KERNEL_MATMUL_H
 #define MLXD_KERNEL_MATMUL_H
 
-#include "base/base.h"
+#include "kernel/format.h"
 
-#define MLXD_PANEL_ROWS 16
-#define MLXD_GROUP 32 /* columns per quantization group */
+#define MLXD_TILE 16 /* tokens of a tile */
 
-typedef enum mlxd_weight_type {
-    MLXD_WEIGHT_F32,
-    MLXD_WEIGHT_F16,
-    MLXD_WEIGHT_BF16,
-    MLXD_WEIGHT_Q4_0,
-    MLXD_WEIGHT_Q4_1,
-    MLXD_WEIGHT_Q8_0,
-    MLXD_WEIGHT_TYPE_COUNT
-} mlxd_weight_type;
+typedef struct mlxd_quants {
+    int8_t *q;      /* within [-127, 127] */
+    float *scale;   /* a = scale * q */
+    float *offset;  /* scale * asum, rounded once */
+    int32_t *start; /* -8 * asum: what a sum over unsigned 4-bit q starts from to be one over q-8 */
+} mlxd_quants;
 
-/* A packed matrix. `data` is lent: whoever packed it owns it. */
-typedef struct mlxd_matrix {
-    mlxd_weight_type type;
-    size_t rows, cols;
-    const uint8_t *data; /* panels, 64-byte aligned */
-} mlxd_matrix;
+/* Where token t of n keeps its first group; *stride: groups are that many tokens apart. */
+static inline mlxd_quants mlxd_quants_row(mlxd_quants z, size_t n, size_t k, size_t t,
+                                          size_t *stride) {
+    size_t first = t / MLXD_TILE * MLXD_TILE, groups = k / MLXD_GROUP;
+    *stride = MLXD_MIN(n - first, (size_t)MLXD_TILE);
+    size_t at = first * groups + (t - first);
+    return (mlxd_quants){z.q + at * MLXD_GROUP, z.scale + at, z.offset + at, z.start + at};
+}
 
-bool mlxd_weight_is_quantized(mlxd_weight_type type);
-/* Bytes of one row as GGUF stores it; cols must be a multiple of 32 for quantized types. */
-size_t mlxd_weight_row_bytes(mlxd_weight_type type, size_t cols);
-/* Bytes of one packed panel of 16 rows. */
-size_t mlxd_weight_panel_bytes(mlxd_weight_type type, size_t cols);
-/* Bytes of the whole packed matrix; false on overflow. */
-bool mlxd_weight_packed_bytes(mlxd_weight_type type, size_t rows, size_t cols,
-                              size_t *out) MLXD_MUST_CHECK;
-/* Packs panel `panel` (rows 16*panel ...) of a matrix whose rows lie one after the other in GGUF's
- * layout at `src` (any alignment) into `dst`, mlxd_weight_panel_bytes. In a packed matrix panel p
- * starts at p times that many bytes. */
-void mlxd_weight_pack_panel(mlxd_weight_type type, size_t rows, size_t cols, const uint8_t *src,
-                            size_t panel, uint8_t *dst);
-/* Row `row` widened to f32: exact, except one rounding in Q4_1 (fma(d, q, m)). For embeddings. */
-void mlxd_matrix_get_row(const mlxd_matrix *w, size_t row, float *out);
-
-/* Activations of n rows (tokens) x k columns. */
+/* Activations of n tokens x k columns. Float weights use x, quantized ones z. */
 typedef struct mlxd_activations {
-    const float *x;     /* [n][k] */
-    const int8_t *q;    /* [n][k]; only for quantized weights */
-    const float *scale; /* [n][k/32] */
-    const float *sum;   /* [n][k/32]: sum of the group's q, an integer, exact in f32 */
+    const float *x; /* [n][k] */
+    mlxd_quants z;
     size_t n, k;
 } mlxd_activations;
+
+/* The tokens from t on, `n` of them; t is a multiple of MLXD_TILE, and n too unless they are the
+ * last ones. */
+static inline mlxd_activations mlxd_activations_part(const mlxd_activations *a, size_t t,
+                                                     size_t n) {
+    size_t at = t * (a->k / MLXD_GROUP);
+    mlxd_activations part = {a->x ? a->x + t * a->k : NULL, a->z, n, a->k};
+    if (a->z.q)
+        part.z =
+            (mlxd_quants){a->z.q + t * a->k, a->z.scale + at, a->z.offset + at, a->z.start + at};
+    return part;
+}
 
 typedef struct mlxd_matmul_kernels {
     /* One row of k values (k a multiple of 32), per group: amax = max |x|; when amax < 2^-100:
      * scale = 0 and q = 0; otherwise scale = amax / 127, q = rne(x * (127 / amax)), which is
-     * within [-127, 127]. sum = sum of q. A group with a NaN or an infinity gets q = 0 and
-     * scale = NaN, so every product with it is NaN and the step fails where that is checked. */
-    void (*quantize)(const float *x, size_t k, int8_t *q, float *scale, float *sum);
-    /* y[t*ldy + r] for all tokens t < a->n and the rows r of panels [panel0, panel1). Rows beyond
-     * w->rows are not written. Threads split panels. w->cols == a->k; quantized weights use only
-     * a->q, scale and sum, the others only a->x. Expects a->q within [-127, 127]. */
+     * within [-127, 127]. A group with a NaN or an infinity gets q = 0 and scale = offset = NaN, so
+     * every product with it is NaN and the step fails where that is checked. Group g goes to z.q +
+     * g*stride*32, z.scale + g*stride and so on. */
+    void (*quantize)(const float *x, size_t k, mlxd_quants z, size_t stride);
+    /* y[t*ldy + r - 16*panel0] = W[r] . x[t] for all tokens t < a->n and the rows r of panels
+     * [panel0, panel1); with `add` it is added: y = y + acc. Rows beyond w->rows are not written.
+     * Threads split panels and token tiles. w->cols == a->k. */
     void (*product)(const mlxd_matrix *w, const mlxd_activations *a, size_t panel0, size_t panel1,
-                    float *y, size_t ldy);
+                    bool add, float *y, size_t ldy);
 } mlxd_matmul_kernels;
 
 #endif

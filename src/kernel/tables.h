@@ -1,50 +1,73 @@
 /* tables.h - the functions that dispatch.c puts into the tables; private to kernel/.
  *
- * What each computes is said in matmul.h, vector.h and attention.h. Only dispatch.c decides whether
- * the CPU has an overlay's instructions; nothing else may call an overlay's functions.
+ * What each computes is said in matmul.h, vector.h, attention.h and probe.h, where its type is the
+ * member of that name. Only dispatch.c decides whether the CPU has an overlay's instructions;
+ * nothing else may call an overlay's functions, but for overlays that build on weaker ones.
  */
 #ifndef MLXD_KERNEL_TABLES_H
 #define MLXD_KERNEL_TABLES_H
 
 #include "kernel/kernel.h"
 
-void mlxd_quantize_scalar(const float *x, size_t k, int8_t *q, float *scale, float *sum);
-void mlxd_product_scalar(const mlxd_matrix *w, const mlxd_activations *a, size_t panel0,
-                         size_t panel1, float *y, size_t ldy);
-void mlxd_rmsnorm_scalar(const float *x, const float *w, size_t n, float eps, float *y);
-void mlxd_add_scalar(float *x, const float *y, size_t n);
-void mlxd_swiglu_scalar(const float *g, const float *u, size_t n, float *out);
-void mlxd_rope_pairs_scalar(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
-                            const float *sin);
-void mlxd_to_f16_scalar(const float *x, size_t n, uint16_t *out);
-bool mlxd_is_finite_scalar(const float *x, size_t n);
-void mlxd_attention_page_scalar(const float *q, const uint16_t *k_page, const uint16_t *v_page,
-                                size_t head_dim, size_t count, float scale, float *max, float *sum,
-                                float *out);
-void mlxd_attention_merge_scalar(float *max, float *sum, float *out, float max2, float sum2,
-                                 const float *out2, size_t head_dim);
-void mlxd_attention_finish_scalar(float *out, float sum, size_t head_dim);
+/* The type of a member of a table of functions. */
+#define MLXD_MEMBER(family, member) __typeof__(*((const family *)0)->member)
 
+typedef MLXD_MEMBER(mlxd_matmul_kernels, quantize) mlxd_quantize_fn;
+typedef MLXD_MEMBER(mlxd_matmul_kernels, product) mlxd_product_fn;
+typedef MLXD_MEMBER(mlxd_vector_kernels, rmsnorm) mlxd_rmsnorm_fn;
+typedef MLXD_MEMBER(mlxd_vector_kernels, swiglu) mlxd_gate_fn;
+typedef MLXD_MEMBER(mlxd_vector_kernels, rope_pairs) mlxd_rope_fn;
+typedef MLXD_MEMBER(mlxd_vector_kernels, to_f16) mlxd_to_f16_fn;
+typedef MLXD_MEMBER(mlxd_vector_kernels, is_finite) mlxd_is_finite_fn;
+typedef MLXD_MEMBER(mlxd_attention_kernels, page) mlxd_page_fn;
+typedef MLXD_MEMBER(mlxd_attention_kernels, merge) mlxd_merge_fn;
+typedef MLXD_MEMBER(mlxd_attention_kernels, finish) mlxd_finish_fn;
+typedef MLXD_MEMBER(mlxd_probe_kernels, read) mlxd_probe_read_fn;
+typedef MLXD_MEMBER(mlxd_probe_kernels, int8) mlxd_probe_int8_fn;
+
+mlxd_quantize_fn mlxd_quantize_scalar;
+mlxd_product_fn mlxd_product_scalar;
+mlxd_rmsnorm_fn mlxd_rmsnorm_scalar;
+mlxd_gate_fn mlxd_swiglu_scalar, mlxd_geglu_scalar;
+mlxd_rope_fn mlxd_rope_pairs_scalar;
+mlxd_to_f16_fn mlxd_to_f16_scalar;
+mlxd_is_finite_fn mlxd_is_finite_scalar;
+mlxd_page_fn mlxd_attention_page_scalar;
+mlxd_merge_fn mlxd_attention_merge_scalar;
+mlxd_finish_fn mlxd_attention_finish_scalar;
+mlxd_probe_read_fn mlxd_probe_read_scalar;
+mlxd_probe_int8_fn mlxd_probe_int8_scalar;
+
+/* mlxd_product_float_<isa> is the part of mlxd_product_<isa> for F32, F16 and BF16. */
 #if defined(__x86_64__)
-void mlxd_quantize_avx2(const float *x, size_t k, int8_t *q, float *scale, float *sum);
-void mlxd_product_avx2(const mlxd_matrix *w, const mlxd_activations *a, size_t panel0,
-                       size_t panel1, float *y, size_t ldy);
-/* The part of mlxd_product_avx2 for F32, F16 and BF16. */
-void mlxd_product_float_avx2(const mlxd_matrix *w, const mlxd_activations *a, size_t panel0,
-                             size_t panel1, float *y, size_t ldy);
-void mlxd_rmsnorm_avx2(const float *x, const float *w, size_t n, float eps, float *y);
-void mlxd_add_avx2(float *x, const float *y, size_t n);
-void mlxd_swiglu_avx2(const float *g, const float *u, size_t n, float *out);
-void mlxd_rope_pairs_avx2(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
-                          const float *sin);
-void mlxd_to_f16_avx2(const float *x, size_t n, uint16_t *out);
-bool mlxd_is_finite_avx2(const float *x, size_t n);
-void mlxd_attention_page_avx2(const float *q, const uint16_t *k_page, const uint16_t *v_page,
-                              size_t head_dim, size_t count, float scale, float *max, float *sum,
-                              float *out);
-void mlxd_attention_merge_avx2(float *max, float *sum, float *out, float max2, float sum2,
-                               const float *out2, size_t head_dim);
-void mlxd_attention_finish_avx2(float *out, float sum, size_t head_dim);
+mlxd_quantize_fn mlxd_quantize_avx2, mlxd_quantize_avx512;
+mlxd_product_fn mlxd_product_avx2, mlxd_product_avxvnni, mlxd_product_avx512, mlxd_product_amx;
+mlxd_product_fn mlxd_product_float_avx2, mlxd_product_float_avx512;
+mlxd_rmsnorm_fn mlxd_rmsnorm_avx2, mlxd_rmsnorm_avx512;
+mlxd_gate_fn mlxd_swiglu_avx2, mlxd_geglu_avx2, mlxd_swiglu_avx512, mlxd_geglu_avx512;
+mlxd_rope_fn mlxd_rope_pairs_avx2, mlxd_rope_pairs_avx512;
+mlxd_to_f16_fn mlxd_to_f16_avx2, mlxd_to_f16_avx512;
+mlxd_is_finite_fn mlxd_is_finite_avx2, mlxd_is_finite_avx512;
+mlxd_page_fn mlxd_attention_page_avx2, mlxd_attention_page_avx512;
+mlxd_merge_fn mlxd_attention_merge_avx2, mlxd_attention_merge_avx512;
+mlxd_finish_fn mlxd_attention_finish_avx2, mlxd_attention_finish_avx512;
+mlxd_probe_read_fn mlxd_probe_read_avx2, mlxd_probe_read_avx512;
+mlxd_probe_int8_fn mlxd_probe_int8_avx2, mlxd_probe_int8_avxvnni, mlxd_probe_int8_avx512;
+mlxd_probe_int8_fn mlxd_probe_int8_amx;
+#elif defined(__aarch64__)
+mlxd_quantize_fn mlxd_quantize_neon;
+mlxd_product_fn mlxd_product_neon, mlxd_product_dotprod, mlxd_product_i8mm;
+mlxd_product_fn mlxd_product_float_neon;
+mlxd_rmsnorm_fn mlxd_rmsnorm_neon;
+mlxd_gate_fn mlxd_swiglu_neon, mlxd_geglu_neon;
+mlxd_rope_fn mlxd_rope_pairs_neon;
+mlxd_to_f16_fn mlxd_to_f16_neon;
+mlxd_is_finite_fn mlxd_is_finite_neon;
+mlxd_page_fn mlxd_attention_page_neon;
+mlxd_merge_fn mlxd_attention_merge_neon;
+mlxd_finish_fn mlxd_attention_finish_neon;
+mlxd_probe_read_fn mlxd_probe_read_neon;
+mlxd_probe_int8_fn mlxd_probe_int8_neon, mlxd_probe_int8_dotprod, mlxd_probe_int8_i8mm;
 #endif
 
 #endif

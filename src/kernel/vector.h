@@ -5,14 +5,19 @@
 
 #include "base/base.h"
 
+/* -2 * sqrt(2/pi), and that times 0.044715. */
+#define MLXD_GELU_C1 (-0x1.988454p+0f)
+#define MLXD_GELU_C3 (-0x1.2444f2p-4f)
+
 typedef struct mlxd_vector_kernels {
     /* RMSNorm: ss = 16-lane sum of fma(x, x, lane); r = 1 / sqrt(ss / (float)n + eps);
      * y[i] = (x[i] * r) * w[i]. y may be x. */
     void (*rmsnorm)(const float *x, const float *w, size_t n, float eps, float *y);
-    /* x[i] = x[i] + y[i] */
-    void (*add)(float *x, const float *y, size_t n);
     /* SwiGLU: out[i] = (g[i] / (1 + exp(-g[i]))) * u[i]. out may be g or u. */
     void (*swiglu)(const float *g, const float *u, size_t n, float *out);
+    /* GELU (tanh form) gate: t = g*g; z = g * fma(t, c3, c1), c1 = MLXD_GELU_C1,
+     * c3 = MLXD_GELU_C3; out[i] = (g[i] / (1 + exp(z))) * u[i]. out may be g or u. */
+    void (*geglu)(const float *g, const float *u, size_t n, float *out);
     /* Rotates pairs (x[2i], x[2i+1]), i < rot/2, of each of `heads` vectors of head_dim values:
      *   a = x[2i], b = x[2i+1]:  x[2i] = fma(a, cos[i], -(b * sin[i]))
      *                            x[2i+1] = fma(a, sin[i], b * cos[i])

@@ -65,12 +65,13 @@ typedef struct mlxd_abort {
 } mlxd_abort;
 
 /* Runs layers [first, end), a part of the loaded range, over all rows. hidden [n][hidden size],
- * n = sum of n_tokens <= tokens_max, rows one after the other; replaced by the result. `kv` must
- * have been opened with all layers of the loaded range.
+ * n = sum of n_tokens <= tokens_max, rows one after the other; replaced by the result. With
+ * `wanted_only` the last of these layers computes only what is wanted: of each row, only the last
+ * n_out results are defined. `kv` must have been opened with all layers of the loaded range.
  * `abort` may be NULL. RANGE, STATE, FULL, NOMEM as mlxd_kv_begin; INVALID: two rows of one
  * session; CORRUPT: a result is not finite. After an error the KV of all its rows is undefined. */
 mlxd_err mlxd_layers_step(mlxd_layers *l, mlxd_kv *kv, mlxd_pool *pool, uint32_t first,
-                          uint32_t end, const mlxd_row *rows, size_t n_rows, float *hidden,
-                          const mlxd_abort *abort, mlxd_why *why) MLXD_MUST_CHECK;
+                          uint32_t end, const mlxd_row *rows, size_t n_rows, bool wanted_only,
+                          float *hidden, const mlxd_abort *abort, mlxd_why *why) MLXD_MUST_CHECK;
 
 #endif

@@ -10,13 +10,15 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "kernel/pack.h"
 #include "model/kv.h"
 #include "model/layers.h"
 
 #include <stdatomic.h>
 #include <string.h>
 
-#define COLS 2048u                       /* hidden size of a model of a few billion weights */
+#define COLS 2048u /* hidden size of a model of a few billion weights */
+#define GROUPS (COLS / MLXD_GROUP)
 #define REGION_BYTES ((size_t)64 << 20)  /* what one pass reads */
 #define PANELS_PER_TASK 64u              /* of 20 KiB: asking for the time does not show */
 #define BUDGET_NS (100 * MLXD_NS_PER_MS) /* for all passes */
@@ -48,7 +50,7 @@ static void product_task(void *ctx, size_t task, unsigned thread) {
     (void)thread;
     size_t p0 = task * PANELS_PER_TASK, p1 = MLXD_MIN(p0 + PANELS_PER_TASK, s->panels);
     uint64_t t0 = mlxd_os_thread_cpu_ns();
-    s->k->matmul.product(&s->m, &s->a, p0, p1, s->y, s->m.rows);
+    s->k->matmul.product(&s->m, &s->a, p0, p1, false, s->y + p0 * MLXD_PANEL_ROWS, s->m.rows);
     atomic_fetch_add(&s->cpu_ns, mlxd_os_thread_cpu_ns() - t0);
 }
 
@@ -62,15 +64,15 @@ static void make_panel(uint8_t *rows, uint8_t *panel) {
         for (size_t i = 0; i < 16; i++)
             rows[at + 4 + i] = (uint8_t)(at * 7 + i * 37);
     }
-    mlxd_weight_pack_panel(MLXD_WEIGHT_Q4_1, MLXD_PANEL_ROWS, COLS, rows, 0, panel);
+    mlxd_pack_gguf(MLXD_WEIGHT_Q4_1, MLXD_PANEL_ROWS, COLS, rows, 0, panel);
 }
 
 /* One token's activations, quantized by the kernel under test. */
-static void make_activations(struct speed *s, float *x, int8_t *q, float *scale, float *sum) {
+static void make_activations(struct speed *s, float *x, mlxd_quants z) {
     for (size_t i = 0; i < COLS; i++)
         x[i] = (float)((i * 53) % 201) / 100 - 1;
-    s->k->matmul.quantize(x, COLS, q, scale, sum);
-    s->a = (mlxd_activations){x, q, scale, sum, 1, COLS};
+    s->k->matmul.quantize(x, COLS, z, 1);
+    s->a = (mlxd_activations){x, z, 1, COLS};
 }
 
 /* The first pass finds cold caches and is left out. */
@@ -94,19 +96,21 @@ static double run(struct speed *s, mlxd_pool *pool) {
 double mlxd_speed_measure(const mlxd_kernels *k, mlxd_pool *pool) {
     struct speed s = {.k = k};
     double result = 0;
-    s.panel_bytes = mlxd_weight_panel_bytes(MLXD_WEIGHT_Q4_1, COLS);
+    const mlxd_format format = mlxd_weight_format(MLXD_WEIGHT_Q4_1);
+    s.panel_bytes = mlxd_format_panel_bytes(format, COLS);
     s.panels = REGION_BYTES / s.panel_bytes;
-    s.m = (mlxd_matrix){MLXD_WEIGHT_Q4_1, s.panels * MLXD_PANEL_ROWS, COLS, NULL};
+    s.m = (mlxd_matrix){format, s.panels * MLXD_PANEL_ROWS, COLS, NULL};
     size_t row_bytes = mlxd_weight_row_bytes(MLXD_WEIGHT_Q4_1, COLS);
     uint8_t *rows = mlxd_mem_new(MLXD_PANEL_ROWS, row_bytes);
     uint8_t *panel = mlxd_mem_new(1, s.panel_bytes);
-    float *x = mlxd_mem_new(COLS + 2 * (COLS / MLXD_GROUP), sizeof *x);
+    float *x = mlxd_mem_new(COLS + 2 * GROUPS, sizeof *x);
+    int32_t *start = mlxd_mem_new(GROUPS, sizeof *start);
     int8_t *q = mlxd_mem_new(COLS, 1);
     s.y = mlxd_mem_new(s.m.rows, sizeof *s.y);
     s.region = mlxd_mem_map(s.panels * s.panel_bytes);
-    if (rows && panel && x && q && s.y && s.region) {
+    if (rows && panel && x && start && q && s.y && s.region) {
         make_panel(rows, panel);
-        make_activations(&s, x, q, x + COLS, x + COLS + COLS / MLXD_GROUP);
+        make_activations(&s, x, (mlxd_quants){q, x + COLS, x + COLS + GROUPS, start});
         s.m.data = s.region;
         s.panel = panel;
         result = run(&s, pool);
@@ -115,6 +119,7 @@ double mlxd_speed_measure(const mlxd_kernels *k, mlxd_pool *pool) {
         mlxd_mem_unmap(s.region, s.panels * s.panel_bytes);
     mlxd_mem_free(s.y);
     mlxd_mem_free(q);
+    mlxd_mem_free(start);
     mlxd_mem_free(x);
     mlxd_mem_free(panel);
     mlxd_mem_free(rows);
@@ -142,7 +147,8 @@ static mlxd_err decode_token(struct decode *d, uint32_t position, uint64_t hash,
                     .tokens = &token};
     for (size_t i = 0; i < d->width; i++)
         d->hidden[i] = (float)((i * 53 + position) % 201) / 100 - 1;
-    return mlxd_layers_step(d->layers, d->kv, d->pool, 0, d->count, &row, 1, d->hidden, NULL, why);
+    return mlxd_layers_step(d->layers, d->kv, d->pool, 0, d->count, &row, 1, false, d->hidden, NULL,
+                            why);
 }
 
 /* The mean time of a step in nanoseconds; the first one, which finds cold caches, is left out. */

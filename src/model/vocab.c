@@ -12,8 +12,8 @@ struct mlxd_vocab {
     mlxd_matrix embd, output; /* the same one when tied */
     const float *norm;
     /* activations of up to MLXD_VOCAB_ROWS rows */
-    float *x, *scale, *sum;
-    int8_t *q;
+    float *x;
+    mlxd_quants z;
 };
 
 static size_t list_tensors(mlxd_vocab *v, const mlxd_config *c, mlxd_weight_spec specs[3]) {
@@ -53,10 +53,11 @@ mlxd_err mlxd_vocab_open(mlxd_vocab **out, const mlxd_model_file *f, const mlxd_
         v->output = v->embd;
     size_t groups = (c->hidden + MLXD_GROUP - 1) / MLXD_GROUP;
     v->x = mlxd_mem_new((size_t)MLXD_VOCAB_ROWS * c->hidden, sizeof *v->x);
-    v->q = mlxd_mem_new((size_t)MLXD_VOCAB_ROWS * c->hidden, sizeof *v->q);
-    v->scale = mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->scale);
-    v->sum = mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->sum);
-    if (!v->x || !v->q || !v->scale || !v->sum) {
+    v->z = (mlxd_quants){mlxd_mem_new(MLXD_VOCAB_ROWS * groups, MLXD_GROUP),
+                         mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.scale),
+                         mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.offset),
+                         mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.start)};
+    if (!v->x || !v->z.q || !v->z.scale || !v->z.offset || !v->z.start) {
         err = mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
         goto fail;
     }
@@ -70,9 +71,10 @@ fail:
 void mlxd_vocab_close(mlxd_vocab *v) {
     if (!v)
         return;
-    mlxd_mem_free(v->sum);
-    mlxd_mem_free(v->scale);
-    mlxd_mem_free(v->q);
+    mlxd_mem_free(v->z.start);
+    mlxd_mem_free(v->z.offset);
+    mlxd_mem_free(v->z.scale);
+    mlxd_mem_free(v->z.q);
     mlxd_mem_free(v->x);
     mlxd_weights_close(v->weights);
     mlxd_mem_free(v);
@@ -103,24 +105,25 @@ static void product_task(void *ctx, size_t task, unsigned thread) {
     struct product *p = ctx;
     mlxd_vocab *v = p->v;
     (void)thread;
-    mlxd_activations a = {v->x, v->q, v->scale, v->sum, p->n, v->c.hidden};
+    mlxd_activations a = {v->x, v->z, p->n, v->c.hidden};
     size_t p0 = task * p->panels_per_task;
-    v->k->matmul.product(&v->output, &a, p0, MLXD_MIN(p0 + p->panels_per_task, p->panels),
-                         p->logits, v->c.vocab);
+    v->k->matmul.product(&v->output, &a, p0, MLXD_MIN(p0 + p->panels_per_task, p->panels), false,
+                         p->logits + p0 * MLXD_PANEL_ROWS, v->c.vocab);
 }
 
 void mlxd_vocab_logits(mlxd_vocab *v, mlxd_pool *pool, const float *hidden, size_t n,
                        float *logits) {
     MLXD_ASSERT(n > 0 && n <= MLXD_VOCAB_ROWS);
-    size_t h = v->c.hidden, groups = h / MLXD_GROUP;
+    size_t h = v->c.hidden, stride;
     for (size_t t = 0; t < n; t++) {
         v->k->vector.rmsnorm(hidden + t * h, v->norm, h, v->c.rms_eps, v->x + t * h);
-        if (mlxd_weight_is_quantized(v->output.type))
-            v->k->matmul.quantize(v->x + t * h, h, v->q + t * h, v->scale + t * groups,
-                                  v->sum + t * groups);
+        if (!mlxd_format_is_quantized(v->output.format))
+            continue;
+        mlxd_quants to = mlxd_quants_row(v->z, n, h, t, &stride);
+        v->k->matmul.quantize(v->x + t * h, h, to, stride);
     }
     struct product p = {.v = v, .n = n, .logits = logits};
-    p.panels = (v->c.vocab + MLXD_PANEL_ROWS - 1) / MLXD_PANEL_ROWS;
+    p.panels = mlxd_matrix_panels(&v->output);
     p.panels_per_task = p.panels / ((size_t)mlxd_pool_threads(pool) * 8) + 1;
     size_t tasks = (p.panels + p.panels_per_task - 1) / p.panels_per_task;
     mlxd_pool_run(pool, tasks, product_task, &p);

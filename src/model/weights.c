@@ -1,15 +1,22 @@
-/* weights.c - see weights.h. Each tensor lies 64-byte aligned in one region; a task reads a few
- * panels of rows at a time into its own buffer, adds them to the tensor's digest and packs them. */
+/* weights.c - see weights.h. Each tensor lies 64-byte aligned in one region. A digest takes its
+ * bytes in order, packing does not: so a tensor is one task that hashes it and, beside it, one task
+ * per piece of a few megabytes that packs it. Both read the file into a small buffer of their own;
+ * the second to come finds the bytes in the page cache. That both found the same is checked with a
+ * sum over each piece, so the digest is that of what was packed. */
 #include "model/weights.h"
 
 #include "base/mem.h"
+#include "kernel/pack.h"
 #include "kernel/vector.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
-#define CHUNK_BYTES (1u << 20)
+#define BUFFER_BYTES ((size_t)1 << 20) /* what a task reads at a time */
+#define PIECE_BYTES ((size_t)8 << 20)  /* what a packing task takes */
+#define DIGEST SIZE_MAX
+#define LANES 4
 
 struct item {
     const mlxd_weight_spec *spec;
@@ -18,8 +25,12 @@ struct item {
     size_t row_bytes;
     size_t offset; /* in the region */
     uint64_t file_bytes;
-    mlxd_err err;
-    mlxd_why why;
+};
+
+/* A tensor's digest, or a piece of its rows from `row` on with the sums of both readings. */
+struct task {
+    size_t item, row;
+    uint64_t packed[LANES], hashed[LANES];
 };
 
 struct mlxd_weights {
@@ -35,7 +46,8 @@ static const struct {
 } types[] = {
     {MLXD_GGUF_TYPE_F32, MLXD_WEIGHT_F32},   {MLXD_GGUF_TYPE_F16, MLXD_WEIGHT_F16},
     {MLXD_GGUF_TYPE_BF16, MLXD_WEIGHT_BF16}, {MLXD_GGUF_TYPE_Q4_0, MLXD_WEIGHT_Q4_0},
-    {MLXD_GGUF_TYPE_Q4_1, MLXD_WEIGHT_Q4_1}, {MLXD_GGUF_TYPE_Q8_0, MLXD_WEIGHT_Q8_0},
+    {MLXD_GGUF_TYPE_Q4_1, MLXD_WEIGHT_Q4_1}, {MLXD_GGUF_TYPE_Q5_0, MLXD_WEIGHT_Q5_0},
+    {MLXD_GGUF_TYPE_Q5_1, MLXD_WEIGHT_Q5_1}, {MLXD_GGUF_TYPE_Q8_0, MLXD_WEIGHT_Q8_0},
 };
 
 static bool kernel_type(uint32_t gguf, mlxd_weight_type *out) {
@@ -65,16 +77,16 @@ static mlxd_err check(const mlxd_model_file *f, const mlxd_weight_spec *spec, st
     if (!kernel_type(t->type, &it->type))
         return mlxd_fail(why, MLXD_ERR_UNSUPPORTED,
                          "%s: tensor %s has type %s, which is not supported "
-                         "(supported: F32, F16, BF16, Q4_0, Q4_1, Q8_0)",
+                         "(supported: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0)",
                          path, spec->name, mlxd_gguf_type_name(t->type));
-    if (spec->vector && mlxd_weight_is_quantized(it->type))
+    if (spec->vector && mlxd_format_is_quantized(mlxd_weight_format(it->type)))
         return mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: vector %s has quantized type %s", path,
                          spec->name, mlxd_gguf_type_name(t->type));
     it->row_bytes = mlxd_weight_row_bytes(it->type, spec->cols);
     it->file_bytes = (uint64_t)it->row_bytes * rows;
     if (spec->vector)
         *bytes = spec->cols * sizeof(float);
-    else if (!mlxd_weight_packed_bytes(it->type, rows, spec->cols, bytes))
+    else if (!mlxd_format_packed_bytes(mlxd_weight_format(it->type), rows, spec->cols, bytes))
         return mlxd_fail(why, MLXD_ERR_NOMEM, "%s: tensor %s is too large", path, spec->name);
     return MLXD_OK;
 }
@@ -115,9 +127,23 @@ struct load {
     mlxd_weights *w;
     const mlxd_progress *progress;
     uint64_t total;
+    struct task *tasks;
+    size_t n_tasks;
     _Atomic uint64_t done;
     _Atomic bool failed;
+    mlxd_err err; /* of the first task that failed */
+    mlxd_why why;
+    size_t failed_item;
 };
+
+static size_t rows_in(const struct item *it) {
+    return it->spec->matrix ? it->spec->rows : 1;
+}
+
+/* Whole panels of rows that make up about so many bytes. */
+static size_t rows_of(const struct item *it, size_t bytes) {
+    return MLXD_MAX(bytes / (it->row_bytes * MLXD_PANEL_ROWS), (size_t)1) * MLXD_PANEL_ROWS;
+}
 
 static void widen_vector(mlxd_weight_type type, const uint8_t *src, size_t n, float *out) {
     for (size_t i = 0; i < n; i++) {
@@ -139,57 +165,141 @@ static void place(const struct item *it, uint8_t *dst, const uint8_t *buf, size_
         widen_vector(it->type, buf, s->cols, (float *)(void *)dst);
         return;
     }
-    size_t panel_bytes = mlxd_weight_panel_bytes(it->type, s->cols);
+    size_t panel_bytes = mlxd_format_panel_bytes(mlxd_weight_format(it->type), s->cols);
     for (size_t p = 0; p * MLXD_PANEL_ROWS < rows; p++)
-        mlxd_weight_pack_panel(it->type, rows, s->cols, buf, p,
-                               dst + (row / MLXD_PANEL_ROWS + p) * panel_bytes);
+        mlxd_pack_gguf(it->type, rows, s->cols, buf, p,
+                       dst + (row / MLXD_PANEL_ROWS + p) * panel_bytes);
 }
 
-static mlxd_err load_item(struct load *l, struct item *it, mlxd_sha256 *sha, uint8_t *buf,
-                          size_t rows_step) {
-    size_t rows = it->spec->matrix ? it->spec->rows : 1;
-    for (size_t row = 0; row < rows; row += rows_step) {
-        size_t n = MLXD_MIN(rows_step, rows - row), bytes = n * it->row_bytes;
-        mlxd_err err = mlxd_model_file_read(
-            l->file, it->tensor->file_offset + (uint64_t)row * it->row_bytes, buf, bytes, &it->why);
-        if (err)
-            return err;
-        mlxd_sha256_add(sha, buf, bytes);
-        place(it, l->w->region + it->offset, buf, row, n);
-        uint64_t done = atomic_fetch_add(&l->done, bytes) + bytes;
-        if (l->progress)
-            l->progress->fn(l->progress->ctx, done, l->total);
-        if (atomic_load(&l->failed))
-            return MLXD_ERR_CANCELLED;
+/* Reads rows [row, end) of `it` a buffer at a time and does `use` with each. */
+static mlxd_err read_rows(struct load *l, struct item *it, size_t row, size_t end, mlxd_why *why,
+                          void (*use)(struct load *l, struct item *it, void *ctx,
+                                      const uint8_t *buf, size_t row, size_t rows),
+                          void *ctx) {
+    size_t step = rows_of(it, BUFFER_BYTES);
+    uint8_t *buf = mlxd_mem_new(MLXD_MIN(step, end - row), it->row_bytes);
+    mlxd_err err = buf ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
+    for (; row < end && !err; row += step) {
+        size_t rows = MLXD_MIN(step, end - row);
+        uint64_t offset = it->tensor->file_offset + (uint64_t)row * it->row_bytes;
+        err = mlxd_model_file_read(l->file, offset, buf, rows * it->row_bytes, why);
+        if (!err)
+            use(l, it, ctx, buf, row, rows);
+        if (!err && atomic_load(&l->failed))
+            err = MLXD_ERR_CANCELLED;
     }
-    return MLXD_OK;
+    mlxd_mem_free(buf);
+    return err;
+}
+
+/* Continues a sum over a piece: every step is a bijection, so no changed word gets lost. */
+static void add_sum(uint64_t sum[LANES], const uint8_t *p, size_t bytes) {
+    for (size_t at = 0, lane = 0; at < bytes; at += 8, lane = (lane + 1) % LANES) {
+        uint64_t word = 0;
+        memcpy(&word, p + at, MLXD_MIN(bytes - at, sizeof word));
+        sum[lane] = (sum[lane] ^ word) * 0x9e3779b97f4a7c15u;
+    }
+}
+
+/* What a digest task hands to its readings. */
+struct hashing {
+    mlxd_sha256 *sha;
+    struct task *piece;
+};
+
+static void use_digest(struct load *l, struct item *it, void *ctx, const uint8_t *buf, size_t row,
+                       size_t rows) {
+    struct hashing *h = ctx;
+    (void)l;
+    (void)row;
+    mlxd_sha256_add(h->sha, buf, rows * it->row_bytes);
+    add_sum(h->piece->hashed, buf, rows * it->row_bytes);
+}
+
+static void use_pack(struct load *l, struct item *it, void *ctx, const uint8_t *buf, size_t row,
+                     size_t rows) {
+    struct task *piece = ctx;
+    size_t bytes = rows * it->row_bytes;
+    add_sum(piece->packed, buf, bytes);
+    place(it, l->w->region + it->offset, buf, row, rows);
+    uint64_t done = atomic_fetch_add(&l->done, bytes) + bytes;
+    if (l->progress)
+        l->progress->fn(l->progress->ctx, done, l->total);
+}
+
+static size_t end_of(const struct load *l, const struct task *piece) {
+    const struct item *it = &l->items[piece->item];
+    return MLXD_MIN(piece->row + rows_of(it, PIECE_BYTES), rows_in(it));
+}
+
+/* The digest of the tensor of task `t`, whose pieces follow it. */
+static mlxd_err digest_item(struct load *l, struct task *t, mlxd_why *why) {
+    struct hashing h = {mlxd_sha256_open(), t + 1};
+    mlxd_err err = h.sha ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
+    for (; !err && h.piece < l->tasks + l->n_tasks && h.piece->item == t->item; h.piece++)
+        err =
+            read_rows(l, &l->items[t->item], h.piece->row, end_of(l, h.piece), why, use_digest, &h);
+    if (!err)
+        mlxd_sha256_get(h.sha, l->w->digests[t->item].sha256);
+    mlxd_sha256_close(h.sha);
+    return err;
 }
 
 static void load_task(void *ctx, size_t task, unsigned thread) {
     struct load *l = ctx;
-    struct item *it = &l->items[task];
+    struct task *t = &l->tasks[task];
+    mlxd_why why = {0};
     (void)thread;
-    if (atomic_load(&l->failed)) {
-        it->err = MLXD_ERR_CANCELLED;
+    if (atomic_load(&l->failed))
         return;
+    mlxd_err err = t->row == DIGEST
+                       ? digest_item(l, t, &why)
+                       : read_rows(l, &l->items[t->item], t->row, end_of(l, t), &why, use_pack, t);
+    if (err && err != MLXD_ERR_CANCELLED && !atomic_exchange(&l->failed, true)) {
+        l->err = err;
+        l->why = why;
+        l->failed_item = t->item;
     }
-    size_t panel = it->row_bytes * MLXD_PANEL_ROWS;
-    size_t panels = MLXD_MAX(CHUNK_BYTES / panel, (size_t)1);
-    mlxd_sha256 *sha = mlxd_sha256_open();
-    uint8_t *buf = mlxd_mem_new(panels, panel);
-    if (sha && buf)
-        it->err = load_item(l, it, sha, buf, panels * MLXD_PANEL_ROWS);
-    else
-        it->err = mlxd_fail(&it->why, MLXD_ERR_NOMEM, "out of memory");
-    if (it->err) {
-        atomic_store(&l->failed, true);
-    } else {
-        mlxd_tensor_digest *d = &l->w->digests[task];
-        snprintf(d->name, sizeof d->name, "%s", it->spec->name);
-        mlxd_sha256_get(sha, d->sha256);
+}
+
+/* The tensors' tasks, one tensor after the other; returns their number, or fills `tasks`. */
+static size_t list_tasks(const struct item *items, size_t count, struct task *tasks) {
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t step = rows_of(&items[i], PIECE_BYTES), rows = rows_in(&items[i]);
+        if (tasks)
+            tasks[n] = (struct task){.item = i, .row = DIGEST};
+        n++;
+        for (size_t row = 0; row < rows; row += step, n++)
+            if (tasks)
+                tasks[n] = (struct task){.item = i, .row = row};
     }
-    mlxd_mem_free(buf);
-    mlxd_sha256_close(sha);
+    return n;
+}
+
+/* Both readings of every piece must have found the same bytes. */
+static mlxd_err compare_readings(const struct load *l, mlxd_why *why) {
+    for (size_t i = 0; i < l->n_tasks; i++)
+        if (memcmp(l->tasks[i].packed, l->tasks[i].hashed, sizeof l->tasks[i].packed) != 0)
+            return mlxd_fail(why, MLXD_ERR_CORRUPT,
+                             "tensor %s: two readings of the file differ; was it written to?",
+                             l->items[l->tasks[i].item].spec->name);
+    return MLXD_OK;
+}
+
+static mlxd_err run_load(struct load *l, size_t count, mlxd_pool *pool, mlxd_why *why) {
+    l->n_tasks = list_tasks(l->items, count, NULL);
+    l->tasks = mlxd_mem_new(l->n_tasks, sizeof *l->tasks);
+    if (!l->tasks)
+        return mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
+    (void)list_tasks(l->items, count, l->tasks);
+    mlxd_pool_run(pool, l->n_tasks, load_task, l);
+    mlxd_err err = atomic_load(&l->failed)
+                       ? mlxd_fail(why, l->err, "tensor %s: %s",
+                                   l->items[l->failed_item].spec->name, l->why.text)
+                       : compare_readings(l, why);
+    mlxd_mem_free(l->tasks);
+    return err;
 }
 
 /* Hands the packed tensors to the places the specs name. */
@@ -200,7 +310,7 @@ static void publish(mlxd_weights *w, struct item *items, size_t count) {
         if (s->vector)
             *s->vector = (const float *)(const void *)data;
         else
-            *s->matrix = (mlxd_matrix){items[i].type, s->rows, s->cols, data};
+            *s->matrix = (mlxd_matrix){mlxd_weight_format(items[i].type), s->rows, s->cols, data};
     }
 }
 
@@ -225,14 +335,13 @@ mlxd_err mlxd_weights_load(mlxd_weights **out, const mlxd_model_file *f,
         goto fail;
     }
     struct load l = {.file = f, .items = items, .w = w, .progress = progress};
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         l.total += items[i].file_bytes;
-    mlxd_pool_run(pool, count, load_task, &l);
-    for (size_t i = 0; i < count; i++)
-        if (items[i].err && items[i].err != MLXD_ERR_CANCELLED) {
-            err = mlxd_fail(why, items[i].err, "tensor %s: %s", specs[i].name, items[i].why.text);
-            goto fail;
-        }
+        snprintf(w->digests[i].name, sizeof w->digests[i].name, "%s", specs[i].name);
+    }
+    err = run_load(&l, count, pool, why);
+    if (err)
+        goto fail;
     publish(w, items, count);
     mlxd_mem_free(items);
     *out = w;

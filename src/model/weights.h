@@ -2,14 +2,14 @@
  *
  * The caller lists what it wants (name, shape, where the result goes); one call checks every tensor
  * against the file, reserves one region for all of them, and then reads, hashes and packs them in
- * parallel, one tensor per task. The SHA-256 of each tensor's bytes in the file comes out beside
+ * parallel. The SHA-256 of each tensor's bytes in the file comes out beside
  * it: nodes compare them before they compute together.
  */
 #ifndef MLXD_MODEL_WEIGHTS_H
 #define MLXD_MODEL_WEIGHTS_H
 
 #include "base/thread.h"
-#include "kernel/matmul.h"
+#include "kernel/format.h"
 #include "model/file.h"
 
 /* Exactly one of `matrix` and `vector` is set. A matrix has `rows` output rows of `cols` columns

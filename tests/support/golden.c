@@ -107,7 +107,7 @@ static void run_chunks(struct stages *s, const golden_run *run, const mlxd_confi
         mlxd_vocab_embed(vocab, row.tokens, n, hidden);
         for (size_t i = 0; i < s->n; i++)
             check(mlxd_layers_step(s->layers[i], s->kv[i], pool, s->first[i], s->first[i + 1], &row,
-                                   1, hidden, NULL, &why),
+                                   1, false, hidden, NULL, &why),
                   &why);
         for (size_t i = 0; i < n; i += MLXD_VOCAB_ROWS)
             mlxd_vocab_logits(vocab, pool, hidden + i * c->hidden,

@@ -1,6 +1,7 @@
 /* attention.c - the definition of attention over one KV page (see attention.h). */
 #include "kernel/tables.h"
 
+#include "base/limits.h"
 #include "kernel/math.h"
 #include "kernel/scalar/lanes.h"
 
@@ -25,41 +26,57 @@ static void scores(const float *q, const uint16_t *k_page, size_t head_dim, floa
         s[p] = s[p] * scale;
 }
 
-void mlxd_attention_page_scalar(const float *q, const uint16_t *k_page, const uint16_t *v_page,
-                                size_t head_dim, size_t count, float scale, float *max, float *sum,
-                                float *out) {
-    MLXD_ASSERT(count >= 1 && count <= PAGE);
+/* The partial of one page; `out` is the caller's. */
+static void partial(mlxd_query *part, const mlxd_query *query, const uint16_t *k_page,
+                    const uint16_t *v_page, size_t head_dim, float scale) {
+    size_t visible = query->visible;
+    MLXD_ASSERT(visible >= 1 && visible <= PAGE);
     float e[PAGE];
-    scores(q, k_page, head_dim, scale, e);
+    scores(query->q, k_page, head_dim, scale, e);
     float top = e[0];
-    for (size_t p = 0; p < count; p++)
+    for (size_t p = 0; p < visible; p++)
         top = larger(top, e[p]);
     float lane[MLXD_LANES] = {0};
-    for (size_t p = 0; p < count; p++) {
+    for (size_t p = 0; p < visible; p++) {
         e[p] = mlxd_exp_f32(e[p] - top);
         lane[p % MLXD_LANES] = lane[p % MLXD_LANES] + e[p];
     }
     for (size_t d = 0; d < head_dim; d++)
-        out[d] = 0;
-    for (size_t p = 0; p < count; p++)
+        part->out[d] = 0;
+    for (size_t p = 0; p < visible; p++)
         for (size_t d = 0; d < head_dim; d++)
-            out[d] = fmaf(e[p], mlxd_f16_to_f32(v_page[p * head_dim + d]), out[d]);
-    *max = top;
-    *sum = mlxd_lanes_sum(lane);
+            part->out[d] = fmaf(e[p], mlxd_f16_to_f32(v_page[p * head_dim + d]), part->out[d]);
+    part->max = top;
+    part->sum = mlxd_lanes_sum(lane);
 }
 
-void mlxd_attention_merge_scalar(float *max, float *sum, float *out, float max2, float sum2,
-                                 const float *out2, size_t head_dim) {
-    float m = larger(*max, max2);
-    float a = mlxd_exp_f32(*max - m);
-    float b = mlxd_exp_f32(max2 - m);
-    *sum = fmaf(*sum, a, sum2 * b);
-    for (size_t d = 0; d < head_dim; d++)
-        out[d] = fmaf(out[d], a, out2[d] * b);
-    *max = m;
+void mlxd_attention_page_scalar(mlxd_query *query, size_t n, const uint16_t *k_page,
+                                const uint16_t *v_page, size_t head_dim, float scale, bool first) {
+    MLXD_ASSERT(head_dim <= MLXD_LIMIT_HEAD_DIM);
+    for (size_t i = 0; i < n; i++) {
+        float out[MLXD_LIMIT_HEAD_DIM];
+        mlxd_query part = {.out = first ? query[i].out : out};
+        partial(&part, &query[i], k_page, v_page, head_dim, scale);
+        if (first) {
+            query[i].max = part.max;
+            query[i].sum = part.sum;
+        } else {
+            mlxd_attention_merge_scalar(&query[i], &part, head_dim);
+        }
+    }
 }
 
-void mlxd_attention_finish_scalar(float *out, float sum, size_t head_dim) {
+void mlxd_attention_merge_scalar(mlxd_query *into, const mlxd_query *from, size_t head_dim) {
+    float m = larger(into->max, from->max);
+    float a = mlxd_exp_f32(into->max - m);
+    float b = mlxd_exp_f32(from->max - m);
+    into->sum = fmaf(into->sum, a, from->sum * b);
     for (size_t d = 0; d < head_dim; d++)
-        out[d] = out[d] / sum;
+        into->out[d] = fmaf(into->out[d], a, from->out[d] * b);
+    into->max = m;
+}
+
+void mlxd_attention_finish_scalar(mlxd_query *query, size_t head_dim) {
+    for (size_t d = 0; d < head_dim; d++)
+        query->out[d] = query->out[d] / query->sum;
 }

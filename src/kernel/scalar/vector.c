@@ -16,14 +16,16 @@ void mlxd_rmsnorm_scalar(const float *x, const float *w, size_t n, float eps, fl
         y[i] = (x[i] * r) * w[i];
 }
 
-void mlxd_add_scalar(float *x, const float *y, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        x[i] = x[i] + y[i];
-}
-
 void mlxd_swiglu_scalar(const float *g, const float *u, size_t n, float *out) {
     for (size_t i = 0; i < n; i++)
         out[i] = (g[i] / (1.0f + mlxd_exp_f32(-g[i]))) * u[i];
+}
+
+void mlxd_geglu_scalar(const float *g, const float *u, size_t n, float *out) {
+    for (size_t i = 0; i < n; i++) {
+        float z = g[i] * fmaf(g[i] * g[i], MLXD_GELU_C3, MLXD_GELU_C1);
+        out[i] = (g[i] / (1.0f + mlxd_exp_f32(z))) * u[i];
+    }
 }
 
 void mlxd_rope_pairs_scalar(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,

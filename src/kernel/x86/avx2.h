@@ -1,4 +1,5 @@
-/* avx2.h - what the AVX2 files share: unrolling, masks for tails, exp on eight lanes.
+/* avx2.h - what the AVX2 files share: unrolling, masks for tails, panels of 16 rows as two
+ * registers, exp on eight lanes.
  *
  * Only for files compiled with -mavx2 -mfma -mf16c; FMA is written as an intrinsic where the
  * definition has fma, and nowhere else (-ffp-contract=off keeps the compiler from adding any).
@@ -6,19 +7,11 @@
 #ifndef MLXD_KERNEL_X86_AVX2_H
 #define MLXD_KERNEL_X86_AVX2_H
 
-#include "base/base.h"
+#include "kernel/format.h"
+#include "kernel/inline.h"
 
 #include <immintrin.h>
 #include <string.h>
-
-#define MLXD_INLINE static inline __attribute__((always_inline))
-/* In front of a loop whose count is a constant once its function is inlined: its arrays of vectors
- * then live in registers. */
-#if defined(__clang__)
-#define MLXD_UNROLL _Pragma("unroll")
-#else
-#define MLXD_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* Lanes below n are all ones, for maskload and maskstore; n <= 8. */
 MLXD_INLINE __m256i mlxd_avx2_mask(size_t n) {
@@ -29,6 +22,40 @@ MLXD_INLINE __m256i mlxd_avx2_mask(size_t n) {
 /* Eight halves at p (any alignment), widened. */
 MLXD_INLINE __m256 mlxd_avx2_load_f16(const void *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+/* A panel's sixteen rows: 0-7 and 8-15. */
+typedef struct mlxd_avx2_pair {
+    __m256 half[2];
+} mlxd_avx2_pair;
+
+/* Sixteen numbers of `type` at p (any alignment), widened. */
+MLXD_INLINE mlxd_avx2_pair mlxd_avx2_widen(const mlxd_float type, const uint8_t *p) {
+    mlxd_avx2_pair out;
+    MLXD_UNROLL
+    for (int i = 0; i < 2; i++) {
+        const __m128i *words = (const __m128i *)(const void *)(p + 16 * i);
+        if (type == MLXD_FLOAT_F32)
+            out.half[i] = _mm256_loadu_ps((const float *)(const void *)(p + 32 * i));
+        else if (type == MLXD_FLOAT_F16)
+            out.half[i] = mlxd_avx2_load_f16(words);
+        else
+            out.half[i] = _mm256_castsi256_ps(
+                _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(words)), 16));
+    }
+    return out;
+}
+
+/* y[0..rows) = sums, or y + sums; rows beyond 16 are not there. */
+MLXD_INLINE void mlxd_avx2_store_rows(mlxd_avx2_pair sums, size_t rows, bool add, float *y) {
+    MLXD_UNROLL
+    for (size_t i = 0; i < 16 && i < rows; i += 8) {
+        __m256i mask = mlxd_avx2_mask(MLXD_MIN(rows - i, (size_t)8));
+        __m256 v = sums.half[i / 8];
+        if (add)
+            v = _mm256_add_ps(_mm256_maskload_ps(y + i, mask), v);
+        _mm256_maskstore_ps(y + i, mask, v);
+    }
 }
 
 /* Asks for `bytes` from p + ahead on. They may lie behind the matrix: a hint is not an access. */

@@ -27,24 +27,26 @@ void mlxd_rmsnorm_avx2(const float *x, const float *w, size_t n, float eps, floa
     }
 }
 
-void mlxd_add_avx2(float *x, const float *y, size_t n) {
+/* out[i] = (g[i] / (1 + exp(z))) * u[i]: both gates, which differ in z. */
+MLXD_INLINE void gate(const bool gelu, const float *g, const float *u, size_t n, float *out) {
+    const __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
+    const __m256 c1 = _mm256_set1_ps(MLXD_GELU_C1), c3 = _mm256_set1_ps(MLXD_GELU_C3);
     for (size_t i = 0; i < n; i += 8) {
         __m256i mask = mlxd_avx2_mask(MLXD_MIN(n - i, (size_t)8));
-        __m256 sum =
-            _mm256_add_ps(_mm256_maskload_ps(x + i, mask), _mm256_maskload_ps(y + i, mask));
-        _mm256_maskstore_ps(x + i, mask, sum);
+        __m256 v = _mm256_maskload_ps(g + i, mask), z = _mm256_xor_ps(v, sign);
+        if (gelu)
+            z = _mm256_mul_ps(v, _mm256_fmadd_ps(_mm256_mul_ps(v, v), c3, c1));
+        v = _mm256_div_ps(v, _mm256_add_ps(one, mlxd_avx2_exp(z)));
+        _mm256_maskstore_ps(out + i, mask, _mm256_mul_ps(v, _mm256_maskload_ps(u + i, mask)));
     }
 }
 
 void mlxd_swiglu_avx2(const float *g, const float *u, size_t n, float *out) {
-    const __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
-    for (size_t i = 0; i < n; i += 8) {
-        __m256i mask = mlxd_avx2_mask(MLXD_MIN(n - i, (size_t)8));
-        __m256 v = _mm256_maskload_ps(g + i, mask);
-        __m256 e = mlxd_avx2_exp(_mm256_xor_ps(v, sign));
-        v = _mm256_div_ps(v, _mm256_add_ps(one, e));
-        _mm256_maskstore_ps(out + i, mask, _mm256_mul_ps(v, _mm256_maskload_ps(u + i, mask)));
-    }
+    gate(false, g, u, n, out);
+}
+
+void mlxd_geglu_avx2(const float *g, const float *u, size_t n, float *out) {
+    gate(true, g, u, n, out);
 }
 
 /* Four pairs a0 b0 a1 b1 ...; with the factors c0 s0 c1 s1 ... and -s0 c0 -s1 c1 ... both results

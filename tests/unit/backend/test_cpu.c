@@ -108,7 +108,8 @@ static float *reference(uint64_t session, uint32_t n, uint32_t first, uint32_t e
         input_of(session, t, x + t * WIDTH);
     }
     mlxd_row row = {1, mlxd_kv_hash_init(), 0, n, n, tokens};
-    model_file_check(mlxd_layers_step(l, kv, pool, first, end, &row, 1, x, NULL, &why), &why);
+    model_file_check(mlxd_layers_step(l, kv, pool, first, end, &row, 1, false, x, NULL, &why),
+                     &why);
     mlxd_kv_close(kv);
     mlxd_layers_close(l);
     mlxd_pool_close(pool);

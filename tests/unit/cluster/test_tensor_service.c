@@ -580,7 +580,7 @@ static void reference(float *x, uint32_t n, uint32_t first, uint32_t end) {
                     .n_tokens = n,
                     .n_out = n,
                     .tokens = tokens};
-    check(mlxd_layers_step(layers, kv, pool, first, end, &row, 1, x, NULL, &why), &why);
+    check(mlxd_layers_step(layers, kv, pool, first, end, &row, 1, false, x, NULL, &why), &why);
     mlxd_kv_close(kv);
     mlxd_layers_close(layers);
     mlxd_pool_close(pool);

@@ -1,4 +1,8 @@
-/* kernel_test.h - what the kernel tests share: a seeded generator, a digest, comparison by bits.
+/* kernel_test.h - what the kernel tests share: a seeded generator, a digest, comparison by bits, a
+ * benchmark's clock.
+ *
+ * MLXD_CPU=avx2 tests the tables up to that one only. With --bench a test program measures its
+ * kernels instead of testing them (`make bench-kernel`).
  *
  * Inputs are made from integers by exact operations, never with libm, so that the digests of fixed
  * inputs are the same on every machine. Random tests print their seed; MLXD_SEED=n repeats one.
@@ -80,6 +84,31 @@ static inline int setup_fpu(void **state) {
     (void)state;
     mlxd_os_fpu_init();
     return 0;
+}
+
+/* How many of mlxd_kernels_at are tested; an unknown name in MLXD_CPU fails. */
+static inline size_t table_count(void) {
+    const mlxd_kernels *last;
+    size_t count = 1;
+    const char *cap = getenv("MLXD_CPU");
+    if (mlxd_kernels_get(&last, cap && *cap ? cap : NULL, NULL) != MLXD_OK) {
+        print_message("MLXD_CPU=%s is no instruction set\n", cap);
+        abort();
+    }
+    while (mlxd_kernels_at(count - 1) != last)
+        count++;
+    return count;
+}
+
+static inline bool bench_wanted(int argc, char **argv) {
+    mlxd_os_fpu_init();
+    return argc > 1 && strcmp(argv[1], "--bench") == 0;
+}
+
+static inline double bench_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
 /* FNV-1a over bytes, 64 bits. */

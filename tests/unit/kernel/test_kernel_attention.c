@@ -35,8 +35,21 @@ static partial run(const mlxd_kernels *k, const page *p, const float *q, size_t 
                    size_t count) {
     partial r;
     memset(&r, 0x7f, sizeof r);
-    k->attention.page(q, p->k, p->v, head_dim, count, 0.125f, &r.max, &r.sum, r.out);
+    mlxd_query query = {.q = q, .out = r.out, .visible = (uint32_t)count};
+    k->attention.page(&query, 1, p->k, p->v, head_dim, 0.125f, true);
+    r.max = query.max;
+    r.sum = query.sum;
     return r;
+}
+
+/* `next` merged into `all` by table k. */
+static partial merged(const mlxd_kernels *k, partial all, partial next, size_t head_dim) {
+    mlxd_query into = {.out = all.out, .max = all.max, .sum = all.sum};
+    mlxd_query from = {.out = next.out, .max = next.max, .sum = next.sum};
+    k->attention.merge(&into, &from, head_dim);
+    all.max = into.max;
+    all.sum = into.sum;
+    return all;
 }
 
 static int same_partials(const partial *a, const partial *b) {
@@ -54,7 +67,7 @@ static void test_tables_agree(void **state) {
             for (int wild = 0; wild < 2; wild++) {
                 fill(&p, q, dims[i], wild);
                 partial a = run(mlxd_kernels_scalar(), &p, q, dims[i], count);
-                for (size_t k = 1; k < mlxd_kernels_count(); k++) {
+                for (size_t k = 1; k < table_count(); k++) {
                     partial b = run(mlxd_kernels_at(k), &p, q, dims[i], count);
                     if (!same_partials(&a, &b)) {
                         print_message("head_dim %zu count %zu wild %d\n", dims[i], count, wild);
@@ -83,7 +96,7 @@ static void test_tables_agree_on_edges(void **state) {
         q[0] = factors[rng_below(MLXD_COUNT_OF(factors))];
         partial a = run(mlxd_kernels_scalar(), &p, q, head_dim, count);
         assert_true(a.max != 0 || bits_of(a.max) == 0);
-        for (size_t k = 1; k < mlxd_kernels_count(); k++) {
+        for (size_t k = 1; k < table_count(); k++) {
             partial b = run(mlxd_kernels_at(k), &p, q, head_dim, count);
             assert_true(same_partials(&a, &b));
         }
@@ -97,7 +110,7 @@ static void test_hidden_positions_do_not_count(void **state) {
     static page clean, dirty;
     const uint16_t junk[] = {0x7c00, 0xfc00, 0x7e00, 0xffff, 0x7bff};
     float q[DIM_MAX];
-    for (size_t k = 0; k < mlxd_kernels_count(); k++)
+    for (size_t k = 0; k < table_count(); k++)
         for (size_t count = 1; count <= MLXD_PAGE; count++) {
             size_t head_dim = dims[count % MLXD_COUNT_OF(dims)];
             fill(&clean, q, head_dim, 0);
@@ -121,7 +134,7 @@ static void test_nan_is_not_hidden(void **state) {
     rng_start("nan");
     static page p;
     float q[DIM_MAX];
-    for (size_t k = 0; k < mlxd_kernels_count(); k++)
+    for (size_t k = 0; k < table_count(); k++)
         for (size_t where = 0; where < MLXD_PAGE; where++)
             for (int infinite = 0; infinite < 2; infinite++) {
                 fill(&p, q, 64, 0);
@@ -174,7 +187,7 @@ static void test_exp_in_every_lane(void **state) {
     (void)state;
     rng_start("exp");
     static page p;
-    float q[64], out[64], max, sum;
+    float q[64], out[64];
     for (size_t i = 0; i < MLXD_PAGE; i++)
         for (size_t d = 0; d < 64; d++)
             p.v[i * 64 + d] = i == d ? 0x3c00 : 0;
@@ -185,12 +198,13 @@ static void test_exp_in_every_lane(void **state) {
         float scale = repeat % 2 ? 110 : 1 + rng_unit();
         for (size_t i = 0; i < MLXD_PAGE; i++)
             p.k[i] = mlxd_f32_to_f16(rng_unit() / 2);
-        for (size_t k = 0; k < mlxd_kernels_count(); k++) {
-            mlxd_kernels_at(k)->attention.page(q, p.k, p.v, 64, 64, scale, &max, &sum, out);
+        for (size_t k = 0; k < table_count(); k++) {
+            mlxd_query query = {.q = q, .out = out, .visible = 64};
+            mlxd_kernels_at(k)->attention.page(&query, 1, p.k, p.v, 64, scale, true);
             for (size_t i = 0; i < 64; i++) {
                 float score = q[0] * mlxd_f16_to_f32(p.k[i]);
                 score = score * scale;
-                float e = mlxd_exp_f32(score - max);
+                float e = mlxd_exp_f32(score - query.max);
                 assert_true(same_floats(&out[i], &e, 1));
             }
         }
@@ -205,9 +219,10 @@ static partial over_pages(const mlxd_kernels *k, const page *pages, const float 
     partial all = run(k, &pages[0], q, DIM, MLXD_PAGE);
     for (size_t i = 1; i < PAGES; i++) {
         partial next = run(k, &pages[i], q, DIM, i + 1 < PAGES ? MLXD_PAGE : last);
-        k->attention.merge(&all.max, &all.sum, all.out, next.max, next.sum, next.out, DIM);
+        all = merged(k, all, next, DIM);
     }
-    k->attention.finish(all.out, all.sum, DIM);
+    mlxd_query done = {.out = all.out, .sum = all.sum};
+    k->attention.finish(&done, DIM);
     return all;
 }
 
@@ -237,7 +252,7 @@ static void test_pages_make_softmax(void **state) {
                     e[p] / total * mlxd_f16_to_f32(pages[p / MLXD_PAGE].v[p % MLXD_PAGE * DIM + d]);
             assert_true(fabs(got.out[d] - right) < 1e-5);
         }
-        for (size_t k = 1; k < mlxd_kernels_count(); k++) {
+        for (size_t k = 1; k < table_count(); k++) {
             partial other = over_pages(mlxd_kernels_at(k), pages, q, last);
             assert_true(same_partials(&got, &other));
         }
@@ -263,10 +278,8 @@ static void test_merge_and_finish_agree(void **state) {
         }
         float m = (start.max > other.max ? start.max : other.max) + 0.0f;
         float a = mlxd_exp_f32(start.max - m), b = mlxd_exp_f32(other.max - m);
-        for (size_t k = 0; k < mlxd_kernels_count(); k++) {
-            partial r = start;
-            mlxd_kernels_at(k)->attention.merge(&r.max, &r.sum, r.out, other.max, other.sum,
-                                                other.out, dim);
+        for (size_t k = 0; k < table_count(); k++) {
+            partial r = merged(mlxd_kernels_at(k), start, other, dim);
             float part = other.sum * b, sum = fmaf(start.sum, a, part);
             assert_true(same_floats(&r.max, &m, 1) && same_floats(&r.sum, &sum, 1));
             for (size_t d = 0; d < dim; d++) {
@@ -275,7 +288,8 @@ static void test_merge_and_finish_agree(void **state) {
                 assert_true(same_floats(&r.out[d], &out, 1));
             }
             partial f = r;
-            mlxd_kernels_at(k)->attention.finish(f.out, f.sum, dim);
+            mlxd_query done = {.out = f.out, .sum = f.sum};
+            mlxd_kernels_at(k)->attention.finish(&done, dim);
             for (size_t d = 0; d < dim; d++)
                 assert_true(f.out[d] == r.out[d] / r.sum);
             for (size_t d = dim; d <= DIM_MAX; d++)
@@ -284,11 +298,51 @@ static void test_merge_and_finish_agree(void **state) {
     }
 }
 
+/* Many queries at once, each seeing as much as it likes, over two pages: as each of them alone. */
+static void test_queries_do_not_see_each_other(void **state) {
+    (void)state;
+    rng_start("queries");
+    enum { MANY = 150 };
+    static page pages[2];
+    static float q[MANY][DIM_MAX], out[MANY][DIM_MAX];
+    mlxd_query query[MANY];
+    for (int repeat = 0; repeat < 60; repeat++) {
+        size_t dim = dims[rng_below(MLXD_COUNT_OF(dims))], n = 1 + rng_below(MANY);
+        bool falling = rng_below(2);
+        for (size_t i = 0; i < 2; i++)
+            fill(&pages[i], q[0], dim, 0);
+        for (size_t p = 0; p < MLXD_PAGE * dim; p++) /* what must not count in the second page */
+            if (p / dim >= 60)
+                pages[1].v[p] = 0x7e00;
+        for (size_t k = 0; k < table_count(); k++) {
+            for (size_t i = 0; i < n; i++) {
+                for (size_t d = 0; d < dim && k == 0; d++)
+                    q[i][d] = rng_unit() * 4;
+                query[i] = (mlxd_query){.q = q[i], .out = out[i], .visible = MLXD_PAGE};
+            }
+            mlxd_kernels_at(k)->attention.page(query, n, pages[0].k, pages[0].v, dim, 0.125f, true);
+            for (size_t i = 0; i < n; i++)
+                query[i].visible = (uint32_t)(1 + (falling ? i * 7 + n : i) % 60);
+            mlxd_kernels_at(k)->attention.page(query, n, pages[1].k, pages[1].v, dim, 0.125f,
+                                               false);
+            for (size_t i = 0; i < n; i++) {
+                const mlxd_kernels *scalar = mlxd_kernels_scalar();
+                partial expected = run(scalar, &pages[0], q[i], dim, MLXD_PAGE);
+                partial next = run(scalar, &pages[1], q[i], dim, query[i].visible);
+                expected = merged(scalar, expected, next, dim);
+                assert_true(same_floats(&query[i].max, &expected.max, 1));
+                assert_true(same_floats(&query[i].sum, &expected.sum, 1));
+                assert_true(same_floats(out[i], expected.out, dim));
+            }
+        }
+    }
+}
+
 static void test_digest(void **state) {
     (void)state;
     static page pages[PAGES];
     float q[DIM_MAX];
-    for (size_t k = 0; k < mlxd_kernels_count(); k++) {
+    for (size_t k = 0; k < table_count(); k++) {
         uint64_t h = DIGEST_START;
         rng_state = 1961;
         for (size_t last = 1; last <= MLXD_PAGE; last += 9) {
@@ -301,7 +355,37 @@ static void test_digest(void **state) {
     }
 }
 
-int main(void) {
+/* ---- benchmark ---- */
+
+/* Billions of multiply-adds a second: one group of heads decoding, and a tile of a prompt. */
+static void bench(void) {
+    const size_t n[] = {1, 4, 64}, head_dims[] = {64, 128};
+    enum { MANY = 64 };
+    static page p;
+    static float q[MANY][DIM_MAX], out[MANY][DIM_MAX];
+    mlxd_query query[MANY];
+    printf("%-8s %-20s %8s %10s\n", "isa", "attention, one page", "queries", "GMAC/s");
+    for (size_t h = 0; h < MLXD_COUNT_OF(head_dims); h++)
+        for (size_t i = 0; i < MLXD_COUNT_OF(n); i++)
+            for (size_t k = 0; k < table_count(); k++) {
+                double seconds = 1e9;
+                fill(&p, q[0], head_dims[h], 0);
+                for (size_t j = 0; j < n[i]; j++)
+                    query[j] = (mlxd_query){.q = q[j], .out = out[j], .visible = MLXD_PAGE};
+                for (int repeat = 0; repeat < 20; repeat++) {
+                    double from = bench_seconds();
+                    for (int times = 0; times < 20; times++)
+                        mlxd_kernels_at(k)->attention.page(query, n[i], p.k, p.v, head_dims[h],
+                                                           0.125f, false);
+                    seconds = MLXD_MIN(seconds, (bench_seconds() - from) / 20);
+                }
+                double macs = 2.0 * MLXD_PAGE * (double)(head_dims[h] * n[i]);
+                printf("%-8s head_dim %-11zu %8zu %10.1f\n", mlxd_kernels_at(k)->isa, head_dims[h],
+                       n[i], macs / seconds / 1e9);
+            }
+}
+
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tables_agree),
         cmocka_unit_test(test_tables_agree_on_edges),
@@ -311,7 +395,12 @@ int main(void) {
         cmocka_unit_test(test_exp_in_every_lane),
         cmocka_unit_test(test_pages_make_softmax),
         cmocka_unit_test(test_merge_and_finish_agree),
+        cmocka_unit_test(test_queries_do_not_see_each_other),
         cmocka_unit_test(test_digest),
     };
+    if (bench_wanted(argc, argv)) {
+        bench();
+        return 0;
+    }
     return cmocka_run_group_tests(tests, setup_fpu, NULL);
 }

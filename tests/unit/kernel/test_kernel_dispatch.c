@@ -16,7 +16,8 @@ static void test_tables_are_complete(void **state) {
     for (size_t i = 0; i < mlxd_kernels_count(); i++) {
         const mlxd_kernels *k = mlxd_kernels_at(i);
         assert_true(k->isa && k->matmul.quantize && k->matmul.product);
-        assert_true(k->vector.rmsnorm && k->vector.add && k->vector.swiglu);
+        assert_true(k->vector.rmsnorm && k->vector.swiglu);
+        assert_true(k->vector.geglu);
         assert_true(k->vector.rope_pairs && k->vector.to_f16 && k->vector.is_finite);
         assert_true(k->attention.page && k->attention.merge && k->attention.finish);
         assert_true(strcmp(isa_for(k->isa), k->isa) == 0);

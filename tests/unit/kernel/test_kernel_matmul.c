@@ -1,22 +1,50 @@
 /* test_kernel_matmul.c - packed weights, quantized activations and their product.
  *
- * The scalar table is checked against matmul.h restated here from GGUF's own blocks, element by
- * element; every other table against the scalar one, by bits; and one digest of fixed inputs holds
- * every machine to the same bits.
+ * The scalar table is checked against matmul.h restated here from the bytes that a model file holds
+ * (GGUF's blocks, MLX's bit streams), element by element; every other table against the scalar one,
+ * by bits; and one digest of fixed inputs per format holds every machine to the same bits.
  */
 #include "kernel_test.h"
 
 #include <math.h>
 
-static const char *const type_names[] = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0"};
+#include "kernel/pack.h"
 
-/* ---- a matrix with its GGUF bytes and activations ---- */
+/* ---- what is tested: every type of GGUF, and MLX's affine groups ---- */
+
+typedef struct source {
+    const char *name;
+    int gguf; /* mlxd_weight_type, or -1: MLX */
+    unsigned bits, group;
+    mlxd_float type;
+    uint64_t digest;
+} source;
+
+static const source sources[] = {
+    {"F32", MLXD_WEIGHT_F32, 0, 0, MLXD_FLOAT_F32, 0x1d8121a71f04b5bdu},
+    {"F16", MLXD_WEIGHT_F16, 0, 0, MLXD_FLOAT_F16, 0xe1ce810df7ba09c7u},
+    {"BF16", MLXD_WEIGHT_BF16, 0, 0, MLXD_FLOAT_BF16, 0x59cc178ffbe7b388u},
+    {"Q4_0", MLXD_WEIGHT_Q4_0, 4, 32, MLXD_FLOAT_F16, 0x088e39a794e7094du},
+    {"Q4_1", MLXD_WEIGHT_Q4_1, 4, 32, MLXD_FLOAT_F16, 0xd6e37b3d5258d5d1u},
+    {"Q5_0", MLXD_WEIGHT_Q5_0, 5, 32, MLXD_FLOAT_F16, 0x2706e17ee5ba68c5u},
+    {"Q5_1", MLXD_WEIGHT_Q5_1, 5, 32, MLXD_FLOAT_F16, 0xfde92e4ce88e61deu},
+    {"Q8_0", MLXD_WEIGHT_Q8_0, 8, 32, MLXD_FLOAT_F16, 0x0f4309c05ae7dccau},
+    {"MLX 2 bits, group 64, F16", -1, 2, 64, MLXD_FLOAT_F16, 0xabbd23c95ccfdb98u},
+    {"MLX 3 bits, group 128, BF16", -1, 3, 128, MLXD_FLOAT_BF16, 0xd2ecbfc7a99690f3u},
+    {"MLX 4 bits, group 64, BF16", -1, 4, 64, MLXD_FLOAT_BF16, 0x72389aa2b36cc227u},
+    {"MLX 4 bits, group 32, F32", -1, 4, 32, MLXD_FLOAT_F32, 0x23faa4a0ec2d3dc7u},
+    {"MLX 5 bits, group 64, F16", -1, 5, 64, MLXD_FLOAT_F16, 0xd6bab96b7292b6c7u},
+    {"MLX 6 bits, group 128, F32", -1, 6, 128, MLXD_FLOAT_F32, 0x6fc887a85fea8e1eu},
+    {"MLX 8 bits, group 64, BF16", -1, 8, 64, MLXD_FLOAT_BF16, 0x1ea07733146d2e5fu},
+};
+
+/* ---- a matrix with its file's bytes and activations ---- */
 
 typedef enum input_kind {
     PLAIN,    /* ordinary scales, random weights and activations */
     WILD,     /* any finite scale and value */
-    POSITIVE, /* extreme: weights 15 or 127, activations +127 */
-    NEGATIVE, /* extreme: weights 0, -8 or -128, activations -127 */
+    POSITIVE, /* extreme: weights at the top, activations +127 */
+    NEGATIVE, /* extreme: weights at the bottom, activations -127 */
     MIXED,    /* extremes of either sign, scales at the largest f16 */
     ZERO,     /* zeros of both signs */
     DENORMAL, /* denormal scales and values */
@@ -24,12 +52,14 @@ typedef enum input_kind {
 } input_kind;
 
 typedef struct fixture {
+    const source *source;
     mlxd_matrix w;
     mlxd_activations a;
-    uint8_t *gguf, *packed;
-    float *x, *scale, *sum;
-    int8_t *q;
-    size_t panels;
+    size_t row_bytes;
+    uint8_t *file, *scales, *biases; /* MLX: three arrays */
+    uint8_t *packed;
+    float *x;
+    size_t panels, panel_bytes;
 } fixture;
 
 static uint16_t make_half(input_kind kind) {
@@ -72,9 +102,8 @@ static float make_value(input_kind kind) {
     }
 }
 
-static uint8_t make_byte(mlxd_weight_type type, input_kind kind) {
-    bool bytes = type == MLXD_WEIGHT_Q8_0;
-    uint8_t top = bytes ? 0x7f : 0xff, bottom = bytes ? 0x80 : 0x00;
+static uint8_t make_byte(bool is_signed, input_kind kind) {
+    uint8_t top = is_signed ? 0x7f : 0xff, bottom = is_signed ? 0x80 : 0x00;
     switch (kind) {
     case POSITIVE:
         return top;
@@ -87,130 +116,202 @@ static uint8_t make_byte(mlxd_weight_type type, input_kind kind) {
     }
 }
 
+static void make_float(mlxd_float type, input_kind kind, uint8_t *p) {
+    float v = make_value(kind);
+    uint16_t h = type == MLXD_FLOAT_F16 ? make_half(kind) : (uint16_t)(bits_of(v) >> 16);
+    memcpy(p, type == MLXD_FLOAT_F32 ? (void *)&v : (void *)&h, mlxd_float_bytes(type));
+}
+
 /* Fills one row in GGUF's layout. */
-static void make_row(mlxd_weight_type type, input_kind kind, size_t cols, uint8_t *p) {
-    size_t scales = type == MLXD_WEIGHT_Q4_1 ? 2 : 1;
-    size_t payload = type == MLXD_WEIGHT_Q8_0 ? 32 : 16;
-    if (!mlxd_weight_is_quantized(type)) {
-        for (size_t c = 0; c < cols; c++) {
-            float v = make_value(kind);
-            uint16_t h = type == MLXD_WEIGHT_F16 ? make_half(kind) : (uint16_t)(bits_of(v) >> 16);
-            memcpy(p + (type == MLXD_WEIGHT_F32 ? 4 : 2) * c,
-                   type == MLXD_WEIGHT_F32 ? (void *)&v : (void *)&h,
-                   type == MLXD_WEIGHT_F32 ? 4 : 2);
-        }
+static void make_gguf_row(const source *s, input_kind kind, size_t cols, uint8_t *p) {
+    mlxd_format f = mlxd_weight_format((mlxd_weight_type)s->gguf);
+    if (!s->bits) {
+        for (size_t c = 0; c < cols; c++)
+            make_float(s->type, kind, p + c * mlxd_float_bytes(s->type));
         return;
     }
     for (size_t g = 0; g < cols / 32; g++) {
-        for (size_t s = 0; s < scales; s++, p += 2) {
-            uint16_t h = make_half(kind);
-            memcpy(p, &h, 2);
-        }
-        for (size_t i = 0; i < payload; i++)
-            *p++ = make_byte(type, kind);
+        for (int i = 0; i <= f.affine; i++, p += 2)
+            make_float(s->type, kind, p);
+        for (size_t i = 0; i < 4 * s->bits; i++)
+            *p++ = make_byte(s->bits == 8, kind);
     }
 }
 
-static void make_fixture(fixture *f, mlxd_weight_type type, input_kind kind, size_t rows,
-                         size_t cols, size_t n) {
-    size_t row_bytes = mlxd_weight_row_bytes(type, cols), bytes;
-    assert_true(mlxd_weight_packed_bytes(type, rows, cols, &bytes));
-    f->panels = (rows + 15) / 16;
-    assert_int_equal(bytes, f->panels * mlxd_weight_panel_bytes(type, cols));
-    f->gguf = must_alloc(rows * row_bytes);
+static void make_gguf(fixture *f, input_kind kind, size_t rows, size_t cols) {
+    mlxd_weight_type type = (mlxd_weight_type)f->source->gguf;
+    f->row_bytes = mlxd_weight_row_bytes(type, cols);
+    f->file = must_alloc(rows * f->row_bytes);
+    for (size_t r = 0; r < rows; r++)
+        make_gguf_row(f->source, kind, cols, f->file + r * f->row_bytes);
+    for (size_t p = 0; p < f->panels; p++)
+        mlxd_pack_gguf(type, rows, cols, f->file, p, f->packed + p * f->panel_bytes);
+}
+
+static void make_mlx(fixture *f, input_kind kind, size_t rows, size_t cols) {
+    const source *s = f->source;
+    size_t blocks = rows * (cols / s->group), one = mlxd_float_bytes(s->type);
+    f->row_bytes = cols * s->bits / 8;
+    f->file = must_alloc(rows * f->row_bytes);
+    f->scales = must_alloc(blocks * one);
+    f->biases = must_alloc(blocks * one);
+    for (size_t i = 0; i < rows * f->row_bytes; i++)
+        f->file[i] = make_byte(false, kind);
+    for (size_t i = 0; i < blocks; i++) {
+        make_float(s->type, kind, f->scales + i * one);
+        make_float(s->type, kind, f->biases + i * one);
+    }
+    const mlxd_affine a = {s->bits, s->group, s->type, rows, cols, f->file, f->scales, f->biases};
+    for (size_t p = 0; p < f->panels; p++)
+        mlxd_pack_affine(&a, p, f->packed + p * f->panel_bytes);
+}
+
+static mlxd_quants new_quants(size_t n, size_t k) {
+    size_t groups = n * (k / 32);
+    return (mlxd_quants){must_alloc(n * k), must_alloc(groups * 4), must_alloc(groups * 4),
+                         must_alloc(groups * 4)};
+}
+
+static void free_quants(mlxd_quants z) {
+    free(z.q);
+    free(z.scale);
+    free(z.offset);
+    free(z.start);
+}
+
+static void quantize_all(const mlxd_kernels *k, mlxd_activations *a) {
+    for (size_t t = 0, stride; t < a->n; t++) {
+        mlxd_quants to = mlxd_quants_row(a->z, a->n, a->k, t, &stride);
+        k->matmul.quantize(a->x + t * a->k, a->k, to, stride);
+    }
+}
+
+static mlxd_format format_of(const source *s) {
+    const mlxd_affine a = {.bits = s->bits, .group = s->group, .type = s->type};
+    return s->gguf >= 0 ? mlxd_weight_format((mlxd_weight_type)s->gguf) : mlxd_affine_format(&a);
+}
+
+static void make_fixture(fixture *f, const source *s, input_kind kind, size_t rows, size_t cols,
+                         size_t n) {
+    size_t bytes;
+    *f = (fixture){.source = s, .panels = (rows + 15) / 16};
+    f->w = (mlxd_matrix){format_of(s), rows, cols, NULL};
+    f->panel_bytes = mlxd_format_panel_bytes(f->w.format, cols);
+    assert_true(mlxd_format_packed_bytes(f->w.format, rows, cols, &bytes));
+    assert_int_equal(bytes, f->panels * f->panel_bytes);
     f->packed = must_alloc(bytes);
     memset(f->packed, 0xa5, bytes);
-    for (size_t r = 0; r < rows; r++)
-        make_row(type, kind, cols, f->gguf + r * row_bytes);
-    for (size_t p = 0; p < f->panels; p++)
-        mlxd_weight_pack_panel(type, rows, cols, f->gguf, p,
-                               f->packed + p * mlxd_weight_panel_bytes(type, cols));
+    if (s->gguf >= 0)
+        make_gguf(f, kind, rows, cols);
+    else
+        make_mlx(f, kind, rows, cols);
+    f->w.data = f->packed;
     f->x = must_alloc(n * cols * sizeof(float));
     for (size_t i = 0; i < n * cols; i++)
         f->x[i] = make_value(kind);
-    f->q = must_alloc(n * cols);
-    f->scale = must_alloc(n * (cols / 32) * sizeof(float));
-    f->sum = must_alloc(n * (cols / 32) * sizeof(float));
-    for (size_t t = 0; t < n; t++)
-        mlxd_kernels_scalar()->matmul.quantize(f->x + t * cols, cols, f->q + t * cols,
-                                               f->scale + t * (cols / 32),
-                                               f->sum + t * (cols / 32));
-    f->w = (mlxd_matrix){type, rows, cols, f->packed};
-    f->a = (mlxd_activations){f->x, f->q, f->scale, f->sum, n, cols};
+    f->a = (mlxd_activations){f->x, new_quants(n, cols), n, cols};
+    quantize_all(mlxd_kernels_scalar(), &f->a);
 }
 
 static void free_fixture(fixture *f) {
-    free(f->gguf);
+    free(f->file);
+    free(f->scales);
+    free(f->biases);
     free(f->packed);
     free(f->x);
-    free(f->q);
-    free(f->scale);
-    free(f->sum);
+    free_quants(f->a.z);
 }
 
-/* ---- matmul.h restated from GGUF's blocks ---- */
+/* ---- matmul.h restated from the file's bytes ---- */
 
-static float half_at(const uint8_t *p) {
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return mlxd_f16_to_f32(h);
-}
-
-/* Quantized weight of column c in a block whose payload is at p. */
-static int quant_at(mlxd_weight_type type, const uint8_t *p, size_t c) {
-    if (type == MLXD_WEIGHT_Q8_0)
-        return (int8_t)p[c];
-    int nibble = c < 16 ? p[c] & 15 : p[c - 16] >> 4;
-    return type == MLXD_WEIGHT_Q4_0 ? nibble - 8 : nibble;
-}
-
-static float float_at(mlxd_weight_type type, const uint8_t *row, size_t c) {
+static float float_at(mlxd_float type, const uint8_t *p) {
     uint16_t h;
     float v;
-    if (type == MLXD_WEIGHT_F32) {
-        memcpy(&v, row + 4 * c, 4);
+    if (type == MLXD_FLOAT_F32) {
+        memcpy(&v, p, 4);
         return v;
     }
-    memcpy(&h, row + 2 * c, 2);
-    return type == MLXD_WEIGHT_F16 ? mlxd_f16_to_f32(h) : float_of((uint32_t)h << 16);
+    memcpy(&h, p, 2);
+    return type == MLXD_FLOAT_F16 ? mlxd_f16_to_f32(h) : float_of((uint32_t)h << 16);
 }
 
-/* Exact in double but for the last rounding: d*q + m has fewer than 53 bits. */
-static float dequantized(mlxd_weight_type type, const uint8_t *row, size_t c) {
-    if (!mlxd_weight_is_quantized(type))
-        return float_at(type, row, c);
-    size_t block = mlxd_weight_row_bytes(type, 32), scales = type == MLXD_WEIGHT_Q4_1 ? 2 : 1;
-    const uint8_t *p = row + c / 32 * block;
-    double d = half_at(p), m = scales == 2 ? half_at(p + 2) : 0;
-    double w = d * quant_at(type, p + 2 * scales, c % 32);
-    return (float)(scales == 2 ? w + m : w);
+/* w = d * q + m, or d * q when has_m is false. */
+typedef struct weight {
+    int q;
+    float d, m;
+    bool has_m;
+} weight;
+
+static weight gguf_weight(const fixture *f, size_t r, size_t c) {
+    const uint8_t *p = f->file + r * f->row_bytes + c / 32 * (f->row_bytes / (f->w.cols / 32));
+    bool affine = f->w.format.affine;
+    weight w = {0, float_at(MLXD_FLOAT_F16, p), affine ? float_at(MLXD_FLOAT_F16, p + 2) : 0,
+                affine};
+    p += affine ? 4 : 2;
+    c %= 32;
+    if (f->source->bits == 8) {
+        w.q = (int8_t)p[c];
+        return w;
+    }
+    if (f->source->bits == 5) {
+        w.q = (p[c / 8] >> (c % 8) & 1) << 4;
+        p += 4;
+    }
+    w.q += c < 16 ? p[c] & 15 : p[c - 16] >> 4;
+    if (!affine)
+        w.q -= f->source->bits == 5 ? 16 : 8;
+    return w;
+}
+
+static weight mlx_weight(const fixture *f, size_t r, size_t c) {
+    const source *s = f->source;
+    const uint8_t *row = f->file + r * f->row_bytes;
+    size_t at = (r * (f->w.cols / s->group) + c / s->group) * mlxd_float_bytes(s->type);
+    weight w = {0, float_at(s->type, f->scales + at), float_at(s->type, f->biases + at), true};
+    for (size_t i = 0, bit = c * s->bits; i < s->bits; i++, bit++)
+        w.q |= (row[bit / 8] >> (bit % 8) & 1) << i;
+    return w;
+}
+
+static weight weight_at(const fixture *f, size_t r, size_t c) {
+    return f->source->gguf >= 0 ? gguf_weight(f, r, c) : mlx_weight(f, r, c);
+}
+
+static float plain_at(const fixture *f, size_t r, size_t c) {
+    return float_at(f->source->type,
+                    f->file + r * f->row_bytes + c * mlxd_float_bytes(f->source->type));
+}
+
+static float dequantized(const fixture *f, size_t r, size_t c) {
+    if (!f->source->bits)
+        return plain_at(f, r, c);
+    weight w = weight_at(f, r, c);
+    return w.has_m ? fmaf(w.d, (float)w.q, w.m) : w.d * (float)w.q;
 }
 
 static float expected_element(const fixture *f, size_t t, size_t r) {
-    mlxd_weight_type type = f->w.type;
-    const uint8_t *row = f->gguf + r * mlxd_weight_row_bytes(type, f->w.cols);
+    const float *x = f->x + t * f->a.k;
     float acc = 0;
-    if (!mlxd_weight_is_quantized(type)) {
+    if (!f->source->bits) {
         for (size_t k = 0; k < f->w.cols; k++)
-            acc = fmaf(float_at(type, row, k), f->x[t * f->a.k + k], acc);
+            acc = fmaf(plain_at(f, r, k), x[k], acc);
         return acc;
     }
-    size_t block = mlxd_weight_row_bytes(type, 32), groups = f->w.cols / 32;
-    size_t scales = type == MLXD_WEIGHT_Q4_1 ? 2 : 1;
-    for (size_t g = 0; g < groups; g++) {
-        const uint8_t *p = row + g * block;
-        float scale = f->scale[t * groups + g], d = half_at(p) * scale;
+    size_t stride;
+    mlxd_quants z = mlxd_quants_row(f->a.z, f->a.n, f->a.k, t, &stride);
+    for (size_t g = 0; g < f->w.cols / 32; g++) {
+        float scale = z.scale[g * stride];
+        weight w = weight_at(f, r, 32 * g);
         int32_t isum = 0, asum = 0;
         for (size_t i = 0; i < 32; i++) {
-            int a = f->q[t * f->a.k + g * 32 + i];
-            isum += quant_at(type, p + 2 * scales, i) * a;
+            int a = z.q[g * stride * 32 + i];
+            isum += weight_at(f, r, 32 * g + i).q * a;
             asum += a;
         }
-        acc = fmaf(d, (float)isum, acc);
-        if (scales == 2) {
-            float offset = scale * (float)asum;
-            acc = fmaf(half_at(p + 2), offset, acc);
-        }
+        float factor = w.d * scale, offset = scale * (float)asum;
+        acc = fmaf(factor, (float)isum, acc);
+        if (w.has_m)
+            acc = fmaf(w.m, offset, acc);
     }
     return acc;
 }
@@ -220,62 +321,93 @@ static float expected_element(const fixture *f, size_t t, size_t r) {
 static void test_sizes(void **state) {
     (void)state;
     size_t out;
+    const mlxd_format f32 = mlxd_weight_format(MLXD_WEIGHT_F32);
+    const mlxd_format q4_1 = mlxd_weight_format(MLXD_WEIGHT_Q4_1);
+    const mlxd_format q8_0 = mlxd_weight_format(MLXD_WEIGHT_Q8_0);
+    const mlxd_affine mlx = {.bits = 3, .group = 128, .type = MLXD_FLOAT_BF16};
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_F32, 7), 28);
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_F16, 7), 14);
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_BF16, 7), 14);
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q4_0, 64), 36);
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q4_1, 64), 40);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q5_0, 64), 44);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q5_1, 64), 48);
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q8_0, 64), 68);
-    assert_int_equal(mlxd_weight_panel_bytes(MLXD_WEIGHT_Q4_0, 32), 288);
-    assert_int_equal(mlxd_weight_panel_bytes(MLXD_WEIGHT_Q4_1, 32), 320);
-    assert_int_equal(mlxd_weight_panel_bytes(MLXD_WEIGHT_Q8_0, 32), 544);
-    assert_true(mlxd_weight_packed_bytes(MLXD_WEIGHT_Q4_1, 17, 64, &out));
+    assert_int_equal(mlxd_format_panel_bytes(mlxd_weight_format(MLXD_WEIGHT_Q4_0), 32), 288);
+    assert_int_equal(mlxd_format_panel_bytes(q4_1, 32), 320);
+    assert_int_equal(mlxd_format_panel_bytes(q8_0, 32), 544);
+    assert_int_equal(mlxd_format_panel_bytes(mlxd_affine_format(&mlx), 128), 4 * 192 + 64);
+    assert_true(mlxd_format_packed_bytes(q4_1, 17, 64, &out));
     assert_int_equal(out, 2 * 640);
-    assert_true(!mlxd_weight_packed_bytes(MLXD_WEIGHT_F32, SIZE_MAX, 1, &out));
-    assert_true(!mlxd_weight_packed_bytes(MLXD_WEIGHT_F32, 1, SIZE_MAX, &out));
-    assert_true(!mlxd_weight_packed_bytes(MLXD_WEIGHT_Q8_0, SIZE_MAX / 64, 1u << 16, &out));
-    assert_true(!mlxd_weight_is_quantized(MLXD_WEIGHT_BF16));
-    assert_true(mlxd_weight_is_quantized(MLXD_WEIGHT_Q4_0));
+    assert_true(!mlxd_format_packed_bytes(f32, SIZE_MAX, 1, &out));
+    assert_true(!mlxd_format_packed_bytes(f32, 1, SIZE_MAX, &out));
+    assert_true(!mlxd_format_packed_bytes(q8_0, SIZE_MAX / 64, 1u << 16, &out));
+    assert_true(!mlxd_format_is_quantized(mlxd_weight_format(MLXD_WEIGHT_BF16)));
+    assert_true(mlxd_format_is_quantized(mlxd_affine_format(&mlx)));
 }
 
-/* The layout that matmul.h draws, byte by byte, and zeros in the rows that are not there. */
+/* The quad and shift of column c in a plane, as format.h draws them. */
+static unsigned plane_bits(const uint8_t *plane, unsigned width, size_t r, size_t c) {
+    size_t j = c / 4, b = c % 4, vector = 0, shift = 0;
+    if (width == 8)
+        vector = j;
+    else if (width == 4)
+        vector = j % 4, shift = j < 4 ? 0 : 4;
+    else if (width == 2)
+        vector = j / 4, shift = 2 * (j % 4);
+    else
+        shift = j;
+    return plane[64 * vector + 4 * r + b] >> shift & ((1u << width) - 1);
+}
+
+/* The layout that format.h draws, value by value, and zeros in the rows that are not there. */
 static void test_panel_layout(void **state) {
     (void)state;
     rng_state = 1;
-    fixture f;
-    make_fixture(&f, MLXD_WEIGHT_Q4_1, PLAIN, 19, 64, 1);
-    for (size_t p = 0; p < 2; p++)
-        for (size_t g = 0; g < 2; g++) {
-            const uint8_t *group = f.packed + p * 640 + g * 320;
-            for (size_t r = 0; r < 16; r++) {
-                bool there = p * 16 + r < 19;
-                const uint8_t *block = f.gguf + (there ? p * 16 + r : 0) * 40 + g * 20;
-                for (size_t i = 0; i < 16; i++)
-                    assert_int_equal(group[i / 4 * 64 + 4 * r + i % 4], there ? block[4 + i] : 0);
-                for (size_t i = 0; i < 2; i++) {
-                    assert_int_equal(group[256 + 2 * r + i], there ? block[i] : 0);
-                    assert_int_equal(group[288 + 2 * r + i], there ? block[2 + i] : 0);
-                }
+    for (size_t i = 0; i < MLXD_COUNT_OF(sources); i++) {
+        const source *s = &sources[i];
+        fixture f;
+        if (!s->bits)
+            continue;
+        make_fixture(&f, s, PLAIN, 19, 256, 1);
+        const unsigned wide = s->bits == 8 ? 8 : s->bits >= 4 ? 4 : 2, narrow = s->bits - wide;
+        int zero = f.w.format.affine ? 0 : 1 << (s->bits - 1);
+        size_t one = mlxd_float_bytes(s->type);
+        size_t block = s->group / 32 * 64 * s->bits + (f.w.format.affine ? 32 : 16) * one;
+        for (size_t r = 0; r < 32; r++)
+            for (size_t c = 0; c < 256; c++) {
+                const uint8_t *p = f.packed + r / 16 * f.panel_bytes + c / s->group * block;
+                const uint8_t *d = p + s->group / 32 * 64 * s->bits + r % 16 * one;
+                const uint8_t *payload = p + c % s->group / 32 * 64 * s->bits;
+                unsigned q = plane_bits(payload, wide, r % 16, c % 32);
+                if (narrow)
+                    q |= plane_bits(payload + 64 * wide, narrow, r % 16, c % 32) << wide;
+                weight w = {-zero, 0, 0, f.w.format.affine};
+                if (r < 19)
+                    w = weight_at(&f, r, c);
+                assert_int_equal((int)q - zero, w.q);
+                assert_true(float_at(s->type, d) == w.d);
+                if (w.has_m)
+                    assert_true(float_at(s->type, d + 16 * one) == w.m);
             }
-        }
-    free_fixture(&f);
+        free_fixture(&f);
+    }
 }
 
 static void test_get_row(void **state) {
     (void)state;
     rng_start("get_row");
     const size_t rows[] = {1, 15, 16, 17, 33};
-    float out[160];
-    for (int type = 0; type < MLXD_WEIGHT_TYPE_COUNT; type++)
+    float out[256];
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
         for (size_t i = 0; i < MLXD_COUNT_OF(rows); i++)
             for (int k = 0; k < KIND_COUNT; k++) {
                 fixture f;
-                make_fixture(&f, (mlxd_weight_type)type, (input_kind)k, rows[i], 160, 1);
+                make_fixture(&f, &sources[s], (input_kind)k, rows[i], 256, 1);
                 for (size_t r = 0; r < rows[i]; r++) {
                     mlxd_matrix_get_row(&f.w, r, out);
-                    const uint8_t *row = f.gguf + r * mlxd_weight_row_bytes(f.w.type, 160);
-                    for (size_t c = 0; c < 160; c++) {
-                        float expected = dequantized(f.w.type, row, c);
+                    for (size_t c = 0; c < 256; c++) {
+                        float expected = dequantized(&f, r, c);
                         assert_true(same_floats(&out[c], &expected, 1));
                     }
                 }
@@ -286,17 +418,17 @@ static void test_get_row(void **state) {
 static void test_product_is_its_definition(void **state) {
     (void)state;
     rng_start("definition");
-    float y[9 * 40];
-    for (int type = 0; type < MLXD_WEIGHT_TYPE_COUNT; type++)
+    static float y[19 * 40];
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
         for (int k = 0; k < KIND_COUNT; k++) {
             fixture f;
-            make_fixture(&f, (mlxd_weight_type)type, (input_kind)k, 35, 96, 9);
-            mlxd_kernels_scalar()->matmul.product(&f.w, &f.a, 0, f.panels, y, 40);
-            for (size_t t = 0; t < 9; t++)
+            make_fixture(&f, &sources[s], (input_kind)k, 35, 128, 19);
+            mlxd_kernels_scalar()->matmul.product(&f.w, &f.a, 0, f.panels, false, y, 40);
+            for (size_t t = 0; t < 19; t++)
                 for (size_t r = 0; r < 35; r++) {
                     float expected = expected_element(&f, t, r);
                     if (!same_floats(&y[t * 40 + r], &expected, 1)) {
-                        print_message("%s kind %d t %zu r %zu\n", type_names[type], k, t, r);
+                        print_message("%s kind %d t %zu r %zu\n", sources[s].name, k, t, r);
                         assert_true(false);
                     }
                 }
@@ -308,49 +440,52 @@ static void test_product_is_its_definition(void **state) {
 static void test_product_is_a_product(void **state) {
     (void)state;
     rng_start("product");
-    float y[2 * 48], row[576];
-    for (int type = 0; type < MLXD_WEIGHT_TYPE_COUNT; type++) {
+    float y[2 * 48], row[640];
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++) {
         fixture f;
-        make_fixture(&f, (mlxd_weight_type)type, PLAIN, 48, 576, 2);
-        mlxd_kernels_scalar()->matmul.product(&f.w, &f.a, 0, 3, y, 48);
+        make_fixture(&f, &sources[s], PLAIN, 48, 640, 2);
+        mlxd_kernels_scalar()->matmul.product(&f.w, &f.a, 0, 3, false, y, 48);
         for (size_t t = 0; t < 2; t++)
             for (size_t r = 0; r < 48; r++) {
                 double exact = 0, size = 0;
                 mlxd_matrix_get_row(&f.w, r, row);
-                for (size_t k = 0; k < 576; k++) {
-                    exact += (double)row[k] * f.x[t * 576 + k];
-                    size += fabs((double)row[k] * f.x[t * 576 + k]);
+                for (size_t k = 0; k < 640; k++) {
+                    exact += (double)row[k] * f.x[t * 640 + k];
+                    size += fabs((double)row[k] * f.x[t * 640 + k]);
                 }
-                double tolerance = mlxd_weight_is_quantized(f.w.type) ? 1e-2 : 1e-5;
+                double tolerance = sources[s].bits ? 1e-2 : 1e-5;
                 assert_true(fabs(y[t * 48 + r] - exact) <= tolerance * size);
             }
         free_fixture(&f);
     }
 }
 
-/* Rows 0 ... of y, with a sentinel behind each row that no kernel may touch. */
-static void run(const mlxd_kernels *k, const fixture *f, float *y, size_t ldy) {
+/* All rows into y, whose elements were `before`; with sentinels behind each row that no kernel may
+ * touch. */
+static void run(const mlxd_kernels *k, const fixture *f, bool add, float before, float *y,
+                size_t ldy) {
     for (size_t i = 0; i < f->a.n * ldy; i++)
-        y[i] = 12345.0f;
-    k->matmul.product(&f->w, &f->a, 0, f->panels, y, ldy);
+        y[i] = i % ldy < f->w.rows ? before : 12345.0f;
+    k->matmul.product(&f->w, &f->a, 0, f->panels, add, y, ldy);
     for (size_t t = 0; t < f->a.n; t++)
         for (size_t r = f->w.rows; r < ldy; r++)
             assert_true(y[t * ldy + r] == 12345.0f);
 }
 
-static void check_tables(mlxd_weight_type type, input_kind kind, size_t rows, size_t cols,
-                         size_t n) {
+static void check_tables(const source *s, input_kind kind, size_t rows, size_t cols, size_t n) {
     fixture f;
-    make_fixture(&f, type, kind, rows, cols, n);
+    make_fixture(&f, s, kind, rows, cols, n);
     size_t ldy = rows + 3;
+    bool add = rng_below(3) == 0;
+    float before = rng_unit();
     float *expected = must_alloc(n * ldy * sizeof(float));
     float *got = must_alloc(n * ldy * sizeof(float));
-    run(mlxd_kernels_scalar(), &f, expected, ldy);
-    for (size_t i = 1; i < mlxd_kernels_count(); i++) {
-        run(mlxd_kernels_at(i), &f, got, ldy);
+    run(mlxd_kernels_scalar(), &f, add, before, expected, ldy);
+    for (size_t i = 1; i < table_count(); i++) {
+        run(mlxd_kernels_at(i), &f, add, before, got, ldy);
         if (!same_floats(got, expected, n * ldy)) {
-            print_message("%s %s kind %d: %zu x %zu, n %zu\n", mlxd_kernels_at(i)->isa,
-                          type_names[type], (int)kind, rows, cols, n);
+            print_message("%s %s kind %d: %zu x %zu, n %zu\n", mlxd_kernels_at(i)->isa, s->name,
+                          (int)kind, rows, cols, n);
             assert_true(false);
         }
     }
@@ -362,124 +497,164 @@ static void check_tables(mlxd_weight_type type, input_kind kind, size_t rows, si
 static void test_tables_agree_on_shapes(void **state) {
     (void)state;
     rng_start("shapes");
-    const size_t rows[] = {1, 3, 15, 16, 17, 33, 63, 64, 65, 515};
-    const size_t cols[] = {32, 64, 96, 160, 576};
-    const size_t n[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 64};
-    for (int type = 0; type < MLXD_WEIGHT_TYPE_COUNT; type++)
+    const size_t rows[] = {1, 3, 15, 16, 17, 33, 63, 64, 65, 131, 515};
+    const size_t cols[] = {128, 256, 640, 32, 64, 96, 160, 576, 2048};
+    const size_t n[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 64, 130, 200};
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
         for (size_t r = 0; r < MLXD_COUNT_OF(rows); r++)
             for (size_t c = 0; c < MLXD_COUNT_OF(cols); c++)
-                for (size_t t = 0; t < MLXD_COUNT_OF(n); t++)
-                    if (rows[r] < 100 || n[t] % 16 == 1 || n[t] == 4)
-                        check_tables((mlxd_weight_type)type, PLAIN, rows[r], cols[c], n[t]);
+                for (size_t t = 0; t < MLXD_COUNT_OF(n); t++) {
+                    size_t work = rows[r] * cols[c] * n[t];
+                    if (cols[c] % mlxd_format_block_cols(format_of(&sources[s])) == 0 &&
+                        work < 4000000 && (work < 300000 || rng_below(4) == 0))
+                        check_tables(&sources[s], PLAIN, rows[r], cols[c], n[t]);
+                }
+}
+
+/* Long rows, and more tokens than a cache holds. */
+static void test_tables_agree_on_blocking(void **state) {
+    (void)state;
+    rng_start("blocking");
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++) {
+        check_tables(&sources[s], PLAIN, 35, 8192 + 128, 33);
+        check_tables(&sources[s], PLAIN, 17, 2048, 515);
+    }
 }
 
 static void test_tables_agree_on_extremes(void **state) {
     (void)state;
     rng_start("extremes");
-    for (int type = 0; type < MLXD_WEIGHT_TYPE_COUNT; type++)
+    const size_t n[] = {1, 2, 3, 4, 5, 8, 16, 19};
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
         for (int k = 0; k < KIND_COUNT; k++)
-            for (size_t n = 1; n <= 5; n++)
+            for (size_t t = 0; t < MLXD_COUNT_OF(n); t++)
                 for (int repeat = 0; repeat < 4; repeat++)
-                    check_tables((mlxd_weight_type)type, (input_kind)k, 33, 96, n);
+                    check_tables(&sources[s], (input_kind)k, 33, 128, n[t]);
 }
 
 /* Largest integer sums, unscaled: weights and activations at their ends in every combination. */
 static void test_integer_sums_do_not_saturate(void **state) {
     (void)state;
-    const mlxd_weight_type types[] = {MLXD_WEIGHT_Q4_0, MLXD_WEIGHT_Q4_1, MLXD_WEIGHT_Q8_0};
-    const uint8_t ends[3][2] = {{0x00, 0xff}, {0x00, 0xff}, {0x80, 0x7f}};
-    const int zero[3] = {8, 0, 0};
+    enum { N = 17 };
     rng_state = 2;
-    for (size_t i = 0; i < 3; i++)
-        for (int combination = 0; combination < 4; combination++) {
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
+        for (int combination = 0; combination < 4 && sources[s].bits; combination++) {
             fixture f;
-            make_fixture(&f, types[i], ZERO, 16, 32, 4);
-            uint8_t byte = ends[i][combination & 1];
-            int8_t a = combination & 2 ? -127 : 127;
-            size_t payload = types[i] == MLXD_WEIGHT_Q8_0 ? 512 : 256;
-            memset(f.packed, byte, payload);
-            for (size_t r = 0; r < 16; r++)
-                memcpy(f.packed + payload + 2 * r, &(uint16_t){0x3c00}, 2); /* d = 1 */
-            memset(f.q, a, 4 * 32);
-            for (size_t t = 0; t < 4; t++) {
-                f.scale[t] = 1;
-                f.sum[t] = (float)(32 * a);
+            make_fixture(&f, &sources[s], ZERO, 16, 128, N);
+            mlxd_format format = f.w.format;
+            uint8_t byte = combination & 1 ? 0xff : 0;
+            int a = combination & 2 ? -127 : 127;
+            size_t payload = mlxd_format_payload_bytes(format);
+            size_t block = mlxd_format_block_bytes(format), one = mlxd_float_bytes(format.type);
+            const uint32_t ones[] = {0x3c00, 0x3f80, 0x3f800000}; /* 1 as f16, bf16, f32 */
+            for (size_t b = 0; b < 4u / format.share; b++) {
+                uint8_t *p = f.packed + b * block;
+                memset(p, byte, format.share * payload);
+                memset(p + format.share * payload, 0, block - format.share * payload);
+                for (size_t r = 0; r < 16; r++)
+                    memcpy(p + format.share * payload + r * one, &ones[format.type], one);
             }
-            int w = types[i] == MLXD_WEIGHT_Q8_0 ? (int8_t)byte : (byte & 15) - zero[i];
-            for (size_t k = 0; k < mlxd_kernels_count(); k++) {
-                float y[64];
-                mlxd_kernels_at(k)->matmul.product(&f.w, &f.a, 0, 1, y, 16);
-                for (size_t e = 0; e < 64; e++)
-                    assert_int_equal((long)y[e], 32l * w * a);
+            memset(f.a.z.q, a, N * 128);
+            for (size_t i = 0; i < N * 4; i++) {
+                f.a.z.scale[i] = 1;
+                f.a.z.offset[i] = (float)(32 * a);
+                f.a.z.start[i] = -8 * 32 * a;
+            }
+            int w = combination & 1 ? (1 << format.bits) - 1 : 0;
+            if (!format.affine)
+                w -= 1 << (format.bits - 1);
+            for (size_t k = 0; k < table_count(); k++) {
+                float y[N * 16];
+                mlxd_kernels_at(k)->matmul.product(&f.w, &f.a, 0, 1, false, y, 16);
+                for (size_t e = 0; e < N * 16; e++)
+                    assert_int_equal((long)y[e], 128l * w * a);
             }
             free_fixture(&f);
         }
 }
 
-/* n tokens at once = one by one; panels in parts = whole. */
+/* The same tokens, quantized alone: a tile of one. */
+static void product_of_one(const mlxd_kernels *k, const fixture *f, size_t t, float *y) {
+    mlxd_activations one = {f->x + t * f->a.k, new_quants(1, f->a.k), 1, f->a.k};
+    quantize_all(k, &one);
+    k->matmul.product(&f->w, &one, 0, f->panels, false, y, f->w.rows);
+    free_quants(one.z);
+}
+
+/* n tokens at once = one by one; panels and tiles in parts = whole. */
 static void test_batch_and_split_do_not_show(void **state) {
     (void)state;
     rng_start("batch");
-    enum { ROWS = 83, COLS = 160, N = 11, LDY = 96 };
+    enum { ROWS = 83, COLS = 256, N = 43, LDY = 96 };
     static float whole[N * LDY], part[N * LDY];
-    for (int type = 0; type < MLXD_WEIGHT_TYPE_COUNT; type++)
-        for (size_t i = 0; i < mlxd_kernels_count(); i++) {
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
+        for (size_t i = 0; i < table_count(); i++) {
             const mlxd_kernels *k = mlxd_kernels_at(i);
             fixture f;
-            make_fixture(&f, (mlxd_weight_type)type, PLAIN, ROWS, COLS, N);
-            run(k, &f, whole, LDY);
+            make_fixture(&f, &sources[s], PLAIN, ROWS, COLS, N);
+            run(k, &f, false, 0, whole, LDY);
             memcpy(part, whole, sizeof part);
-            for (size_t t = 0; t < N; t++) {
-                mlxd_activations one = {f.x + t * COLS,
-                                        f.q + t * COLS,
-                                        f.scale + t * (COLS / 32),
-                                        f.sum + t * (COLS / 32),
-                                        1,
-                                        COLS};
-                memset(part + t * LDY, 0, ROWS * sizeof(float));
-                k->matmul.product(&f.w, &one, 0, f.panels, part + t * LDY, LDY);
-            }
+            for (size_t t = 0; t < N; t++)
+                product_of_one(k, &f, t, part + t * LDY);
             assert_memory_equal(whole, part, sizeof whole);
-            for (size_t cut = 0; cut <= f.panels; cut++) {
-                for (size_t t = 0; t < N; t++)
-                    memset(part + t * LDY, 0, ROWS * sizeof(float));
-                k->matmul.product(&f.w, &f.a, cut, f.panels, part, LDY);
-                k->matmul.product(&f.w, &f.a, 0, cut, part, LDY);
-                assert_memory_equal(whole, part, sizeof whole);
-            }
+            for (size_t cut = 0; cut <= f.panels; cut++)
+                for (size_t t0 = 0; t0 < N; t0 += 16) {
+                    mlxd_activations tile =
+                        mlxd_activations_part(&f.a, t0, MLXD_MIN((size_t)16, N - t0));
+                    float *y = part + t0 * LDY;
+                    for (size_t t = 0; t < tile.n; t++)
+                        memset(y + t * LDY, 0, ROWS * sizeof(float));
+                    k->matmul.product(&f.w, &tile, cut, f.panels, false, y + 16 * cut, LDY);
+                    k->matmul.product(&f.w, &tile, 0, cut, false, y, LDY);
+                }
+            assert_memory_equal(whole, part, sizeof whole);
             free_fixture(&f);
         }
 }
 
 /* ---- activations to int8 ---- */
 
-static void expected_group(const float *x, int8_t *q, float *scale, float *sum) {
+typedef struct group {
+    int8_t q[32];
+    float scale, offset;
+    int32_t start;
+} group;
+
+static group expected_group(const float *x) {
+    group e = {{0}, 0, 0, 0};
     float amax = 0;
     for (size_t i = 0; i < 32; i++)
         amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
+    if (amax < 0x1p-100f)
+        return e;
+    float inverse = 127.0f / amax;
     int total = 0;
-    *scale = amax < 0x1p-100f ? 0 : amax / 127.0f;
     for (size_t i = 0; i < 32; i++) {
-        float inverse = 127.0f / amax;
-        q[i] = amax < 0x1p-100f ? 0 : (int8_t)lrintf(x[i] * inverse);
-        total += q[i];
+        e.q[i] = (int8_t)lrintf(x[i] * inverse);
+        total += e.q[i];
     }
-    *sum = (float)total;
+    e.scale = amax / 127.0f;
+    e.offset = e.scale * (float)total;
+    e.start = -8 * total;
+    return e;
 }
 
-static void check_quantize(const float *x, size_t groups) {
-    int8_t q[1024], eq[32];
-    float scale[32], sum[32], escale, esum;
-    for (size_t k = 0; k < mlxd_kernels_count(); k++) {
-        memset(q, 0x55, sizeof q);
-        mlxd_kernels_at(k)->matmul.quantize(x, groups * 32, q, scale, sum);
+static void check_quantize(const float *x, size_t groups, size_t stride) {
+    mlxd_quants z = new_quants(stride, groups * 32);
+    for (size_t k = 0; k < table_count(); k++) {
+        memset(z.q, 0x55, groups * stride * 32);
+        mlxd_kernels_at(k)->matmul.quantize(x, groups * 32, z, stride);
         for (size_t g = 0; g < groups; g++) {
-            expected_group(x + 32 * g, eq, &escale, &esum);
-            assert_memory_equal(q + 32 * g, eq, 32);
-            assert_true(same_floats(&scale[g], &escale, 1));
-            assert_true(same_floats(&sum[g], &esum, 1));
+            group e = expected_group(x + 32 * g);
+            assert_memory_equal(z.q + 32 * g * stride, e.q, 32);
+            assert_true(same_floats(&z.scale[g * stride], &e.scale, 1));
+            assert_true(same_floats(&z.offset[g * stride], &e.offset, 1));
+            assert_int_equal(z.start[g * stride], e.start);
+            for (size_t i = 32; i < 32 * stride; i++)
+                assert_int_equal(z.q[32 * g * stride + i], 0x55);
         }
     }
+    free_quants(z);
 }
 
 static void test_quantize(void **state) {
@@ -491,7 +666,7 @@ static void test_quantize(void **state) {
         float size = float_of((uint32_t)(1 + rng_below(253)) << 23);
         for (size_t i = 0; i < groups * 32; i++)
             x[i] = repeat % 4 == 0 ? rng_finite() : rng_unit() * size;
-        check_quantize(x, groups);
+        check_quantize(x, groups, 1 + rng_below(16));
     }
 }
 
@@ -512,19 +687,20 @@ static void test_quantize_edges(void **state) {
             for (int j = 0; j < 32; j++) /* with a top of 127 the others are ties: j - 15.5 */
                 x[j] = tops[i] == 127 ? (float)j - 15.5f : tops[i] * ((float)(j - 16) / 16.0f);
             x[31] = (float)sign * tops[i];
-            check_quantize(x, 1);
+            check_quantize(x, 1, 1);
         }
     /* 127 gives inverse 1: ties go to the even integer. */
     int8_t q[32];
-    float scale, sum;
+    float scale, offset;
+    int32_t start;
     const float ties[] = {127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f, -126.5f};
     const int8_t even[] = {127, 0, 2, 2, 0, -2, -2, 126, -126};
     memset(x, 0, sizeof x);
     memcpy(x, ties, sizeof ties);
-    for (size_t k = 0; k < mlxd_kernels_count(); k++) {
-        mlxd_kernels_at(k)->matmul.quantize(x, 32, q, &scale, &sum);
+    for (size_t k = 0; k < table_count(); k++) {
+        mlxd_kernels_at(k)->matmul.quantize(x, 32, (mlxd_quants){q, &scale, &offset, &start}, 1);
         assert_memory_equal(q, even, sizeof even);
-        assert_true(scale == 1.0f && sum == 127.0f);
+        assert_true(scale == 1.0f && offset == 127.0f && start == -8 * 127);
     }
 }
 
@@ -532,67 +708,95 @@ static void test_quantize_edges(void **state) {
 static void test_quantize_not_finite(void **state) {
     (void)state;
     const uint32_t bad[] = {0x7f800000, 0xff800000, 0x7fc00000, 0xffc00001, 0x7f800001, 0x7fffffff};
+    enum { N = 18 };
     rng_state = 3;
     for (size_t b = 0; b < MLXD_COUNT_OF(bad); b++)
         for (size_t where = 0; where < 32; where++)
-            for (size_t k = 0; k < mlxd_kernels_count(); k++) {
-                float x[96], scale[3], sum[3];
+            for (size_t k = 0; k < table_count(); k++) {
+                float x[96], scale[3], offset[3];
+                int32_t start[3];
                 int8_t q[96], zero[32] = {0};
                 for (size_t i = 0; i < 96; i++)
                     x[i] = rng_unit();
                 x[32 + where] = float_of(bad[b]);
-                mlxd_kernels_at(k)->matmul.quantize(x, 96, q, scale, sum);
-                assert_true(is_nan(scale[1]));
-                assert_true(sum[1] == 0);
+                mlxd_kernels_at(k)->matmul.quantize(x, 96, (mlxd_quants){q, scale, offset, start},
+                                                    1);
+                assert_true(is_nan(scale[1]) && is_nan(offset[1]) && start[1] == 0);
                 assert_memory_equal(q + 32, zero, 32);
                 assert_true(scale[0] > 0 && scale[0] < 1 && scale[2] > 0 && scale[2] < 1);
             }
-    fixture f;
-    make_fixture(&f, MLXD_WEIGHT_Q4_1, PLAIN, 17, 96, 5);
-    f.x[2 * 96 + 40] = float_of(0x7f800000);
-    float y[5 * 17];
-    for (size_t k = 0; k < mlxd_kernels_count(); k++) {
-        const mlxd_kernels *table = mlxd_kernels_at(k);
-        table->matmul.quantize(f.x + 2 * 96, 96, f.q + 2 * 96, f.scale + 2 * 3, f.sum + 2 * 3);
-        table->matmul.product(&f.w, &f.a, 0, 2, y, 17);
-        for (size_t i = 0; i < 5 * 17; i++)
-            assert_int_equal(is_nan(y[i]), i / 17 == 2);
+    for (size_t s = 3; s < MLXD_COUNT_OF(sources); s++) {
+        fixture f;
+        float y[N * 17];
+        make_fixture(&f, &sources[s], PLAIN, 17, 128, N);
+        f.x[2 * 128 + 40] = float_of(0x7f800000);
+        for (size_t k = 0; k < table_count(); k++) {
+            quantize_all(mlxd_kernels_at(k), &f.a);
+            mlxd_kernels_at(k)->matmul.product(&f.w, &f.a, 0, 2, false, y, 17);
+            for (size_t i = 0; i < N * 17; i++)
+                assert_int_equal(is_nan(y[i]), i / 17 == 2);
+        }
+        free_fixture(&f);
     }
-    free_fixture(&f);
 }
 
 /* Fixed inputs, fixed bits: what makes a cluster of different machines one machine. */
 static void test_digest(void **state) {
     (void)state;
-    static const uint64_t expected[MLXD_WEIGHT_TYPE_COUNT] = {
-        [MLXD_WEIGHT_F32] = 0x8f559ba6f6209479u,  [MLXD_WEIGHT_F16] = 0xb9c879a6eb313ca8u,
-        [MLXD_WEIGHT_BF16] = 0x6acd74a078842d2au, [MLXD_WEIGHT_Q4_0] = 0x1d609055646ad369u,
-        [MLXD_WEIGHT_Q4_1] = 0x37f35180edb3d861u, [MLXD_WEIGHT_Q8_0] = 0x7169655fc6dbda3fu,
-    };
-    for (int type = 0; type < MLXD_WEIGHT_TYPE_COUNT; type++)
-        for (size_t k = 0; k < mlxd_kernels_count(); k++) {
+    enum { N = 19, ROWS = 49, COLS = 640 };
+    static float y[N * ROWS], row[COLS];
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
+        for (size_t k = 0; k < table_count(); k++) {
             const mlxd_kernels *table = mlxd_kernels_at(k);
-            rng_state = 20240229;
             fixture f;
-            make_fixture(&f, (mlxd_weight_type)type, PLAIN, 49, 576, 5);
-            static float y[5 * 49], row[576];
-            for (size_t t = 0; t < 5; t++)
-                table->matmul.quantize(f.x + t * 576, 576, f.q + t * 576, f.scale + t * 18,
-                                       f.sum + t * 18);
-            table->matmul.product(&f.w, &f.a, 0, f.panels, y, 49);
-            mlxd_matrix_get_row(&f.w, 48, row);
+            rng_state = 20240229;
+            make_fixture(&f, &sources[s], PLAIN, ROWS, COLS, N);
+            quantize_all(table, &f.a);
+            table->matmul.product(&f.w, &f.a, 0, f.panels, false, y, ROWS);
+            mlxd_matrix_get_row(&f.w, ROWS - 1, row);
             uint64_t h = digest(DIGEST_START, y, sizeof y);
             h = digest(h, row, sizeof row);
-            h = digest(h, f.q, 5 * 576);
-            h = digest(h, f.scale, 5 * 18 * sizeof(float));
-            h = digest(h, f.sum, 5 * 18 * sizeof(float));
-            h = digest(h, f.packed, f.panels * mlxd_weight_panel_bytes(f.w.type, 576));
-            assert_digest(type_names[type], h, expected[type]);
+            h = digest(h, f.a.z.q, N * COLS);
+            h = digest(h, f.a.z.scale, N * (COLS / 32) * sizeof(float));
+            h = digest(h, f.a.z.offset, N * (COLS / 32) * sizeof(float));
+            h = digest(h, f.packed, f.panels * f.panel_bytes);
+            assert_digest(sources[s].name, h, sources[s].digest);
             free_fixture(&f);
         }
 }
 
-int main(void) {
+/* ---- benchmark ---- */
+
+/* One thread, a matrix that caches do not hold (decode) or that they do (many tokens). */
+static void bench(void) {
+    const size_t n[] = {1, 8, 128};
+    printf("%-8s %-28s %6s %10s %10s\n", "isa", "product 2048 columns", "tokens", "GB/s", "GOPS");
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
+        for (size_t t = 0; t < MLXD_COUNT_OF(n); t++) {
+            fixture f;
+            size_t rows = n[t] == 1 ? 16384 : 2048;
+            rng_state = 4;
+            make_fixture(&f, &sources[s], PLAIN, rows, 2048, n[t]);
+            float *y = must_alloc(n[t] * rows * sizeof(float));
+            for (size_t k = 0; k < table_count(); k++) {
+                const mlxd_kernels *table = mlxd_kernels_at(k);
+                double seconds = 1e9;
+                for (int repeat = 0; repeat < (k == 0 ? 1 : 5); repeat++) {
+                    double from = bench_seconds();
+                    table->matmul.product(&f.w, &f.a, 0, f.panels, false, y, rows);
+                    seconds = MLXD_MIN(seconds, bench_seconds() - from);
+                }
+                double bytes = (double)(f.panels * f.panel_bytes);
+                double ops = 2.0 * (double)rows * 2048 * (double)n[t];
+                printf("%-8s %-28s %6zu %10.1f %10.0f\n", table->isa, sources[s].name, n[t],
+                       bytes / seconds / 1e9, ops / seconds / 1e9);
+            }
+            free(y);
+            free_fixture(&f);
+        }
+}
+
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_panel_layout),
@@ -600,6 +804,7 @@ int main(void) {
         cmocka_unit_test(test_product_is_its_definition),
         cmocka_unit_test(test_product_is_a_product),
         cmocka_unit_test(test_tables_agree_on_shapes),
+        cmocka_unit_test(test_tables_agree_on_blocking),
         cmocka_unit_test(test_tables_agree_on_extremes),
         cmocka_unit_test(test_integer_sums_do_not_saturate),
         cmocka_unit_test(test_batch_and_split_do_not_show),
@@ -608,5 +813,9 @@ int main(void) {
         cmocka_unit_test(test_quantize_not_finite),
         cmocka_unit_test(test_digest),
     };
+    if (bench_wanted(argc, argv)) {
+        bench();
+        return 0;
+    }
     return cmocka_run_group_tests(tests, setup_fpu, NULL);
 }

@@ -5,8 +5,9 @@
 #include "model/layers.h"
 #include "model/vocab.h"
 
-#define CONTEXT 200
-#define STEP_MAX 256
+#define CONTEXT 420
+#define PAGES 7 /* of a whole context */
+#define STEP_MAX 448
 #define SESSIONS 5
 
 struct model {
@@ -103,8 +104,8 @@ static void add_row(struct batch *b, struct session *s, uint32_t position, uint3
 
 static mlxd_err run_step(struct model *m, struct range *r, const struct batch *b, float *hidden,
                          const mlxd_abort *abort, mlxd_why *why) {
-    return mlxd_layers_step(r->layers, r->kv, m->pool, r->first, r->end, b->rows, b->n_rows, hidden,
-                            abort, why);
+    return mlxd_layers_step(r->layers, r->kv, m->pool, r->first, r->end, b->rows, b->n_rows, false,
+                            hidden, abort, why);
 }
 
 /* Runs the batch through the ranges and compares every hidden state with its session's. */
@@ -131,7 +132,7 @@ static void run_and_compare(struct model *m, struct range *ranges, size_t n_rang
 /* Random tokens, and what the scalar kernels make of them when the session is alone. */
 static void make_sessions(random_state *rng, struct model *m, struct session *s, size_t n,
                           const uint32_t *length) {
-    struct range r = open_range(m, mlxd_kernels_scalar(), 0, m->config.layers, 4);
+    struct range r = open_range(m, mlxd_kernels_scalar(), 0, m->config.layers, PAGES);
     mlxd_why why = {0};
     for (size_t i = 0; i < n; i++) {
         static struct batch b;
@@ -189,8 +190,8 @@ static void interleave(random_state *rng, struct model *m, struct session *s) {
     struct range ranges[2];
     size_t n = 0;
     if (mid > 0)
-        ranges[n++] = open_range(m, k, 0, mid, 4 * SESSIONS);
-    ranges[n++] = open_range(m, k, mid, m->config.layers, 4 * SESSIONS);
+        ranges[n++] = open_range(m, k, 0, mid, PAGES * SESSIONS);
+    ranges[n++] = open_range(m, k, mid, m->config.layers, PAGES * SESSIONS);
     for (size_t i = 0; i < SESSIONS; i++)
         s[i].done = 0;
     while (!all_done(s, SESSIONS)) {
@@ -227,6 +228,32 @@ static void company_and_chunks_change_no_bit(void **state) {
     }
 }
 
+/* One token after the other far into a session: its pages are shared out over the threads. */
+static void long_contexts_change_no_bit(void **state) {
+    static const unsigned threads[] = {1, 3, 5};
+    static struct session s;
+    static struct batch b;
+    random_state rng = random_open("long");
+    const uint32_t length = CONTEXT;
+    (void)state;
+    mlxd_os_fpu_init();
+    for (size_t i = 0; i < MLXD_COUNT_OF(threads); i++) {
+        struct model m = open_model("tiny-q4_0.gguf", threads[i]);
+        make_sessions(&rng, &m, &s, 1, &length);
+        for (size_t k = 0; k < mlxd_kernels_count(); k++) {
+            struct range r = open_range(&m, mlxd_kernels_at(k), 0, m.config.layers, PAGES);
+            for (uint32_t at = 0, n = 250; at < length; at += n, n = 1) {
+                b.n_rows = b.n_tokens = 0;
+                add_row(&b, &s, at, n);
+                run_and_compare(&m, &r, 1, &b);
+            }
+            close_range(&r);
+        }
+        free_sessions(&s, 1);
+        close_model(&m);
+    }
+}
+
 /* ---- refusals: whatever a step says no to, the same step with the fault mended is right ---- */
 
 struct scene {
@@ -236,6 +263,47 @@ struct scene {
     struct batch b;
     float hidden[STEP_MAX * 64];
 };
+
+/* Only what is wanted: of a chunk nothing, of a prompt its last, a token, three tokens. */
+static void wanted_states_are_the_same(void **state) {
+    static const uint32_t length[] = {90, 40, 130, 60}, n_out[] = {0, 1, 1, 3};
+    static struct session s[4];
+    static float hidden[STEP_MAX * 1024];
+    random_state rng = random_open("wanted");
+    (void)state;
+    mlxd_os_fpu_init();
+    struct model m = open_model("tiny-v2.gguf", 2);
+    assert_true(m.config.hidden <= 1024);
+    make_sessions(&rng, &m, s, 4, length);
+    struct range r = open_range(&m, mlxd_kernels_scalar(), 0, m.config.layers, 20);
+    struct batch b = {.n_rows = 0};
+    add_row(&b, &s[2], 0, 129);
+    run_and_compare(&m, &r, 1, &b);
+    b.n_rows = b.n_tokens = 0;
+    add_row(&b, &s[0], 0, 70);
+    add_row(&b, &s[1], 0, 40);
+    add_row(&b, &s[2], 129, 1);
+    add_row(&b, &s[3], 0, 60);
+    for (size_t i = 0; i < 4; i++)
+        b.rows[i].n_out = n_out[i];
+    mlxd_why why = {0};
+    mlxd_vocab_embed(m.vocab, b.tokens, b.n_tokens, hidden);
+    model_file_check(mlxd_layers_step(r.layers, r.kv, m.pool, r.first, r.end, b.rows, b.n_rows,
+                                      true, hidden, NULL, &why),
+                     &why);
+    size_t width = m.config.hidden, at = 0;
+    for (size_t i = 0; i < 4; at += b.rows[i++].n_tokens) {
+        size_t skip = b.rows[i].n_tokens - n_out[i], position = b.rows[i].position + skip;
+        assert_memory_equal(hidden + (at + skip) * width, s[i].want + position * width,
+                            n_out[i] * width * sizeof *hidden);
+    }
+    b.n_rows = b.n_tokens = 0; /* the chunk's K and V are there: the prompt goes on */
+    add_row(&b, &s[0], 70, 20);
+    run_and_compare(&m, &r, 1, &b);
+    free_sessions(s, 4);
+    close_range(&r);
+    close_model(&m);
+}
 
 /* Sessions of 90, 20 and 130 tokens, computed up to 70, 0 and 129. */
 static struct scene *open_scene(uint32_t pages) {
@@ -288,15 +356,15 @@ static void positions_out_of_range(void **state) {
     c->b.rows[2].position = 131;
     refused(c, MLXD_ERR_RANGE, "has 129 positions, step starts at 131");
     c->b.rows[2].position = UINT32_MAX;
-    refused(c, MLXD_ERR_RANGE, "beyond the context of 200");
+    refused(c, MLXD_ERR_RANGE, "beyond the context of 420");
     c->b.rows[0].position = CONTEXT - 19;
-    refused(c, MLXD_ERR_RANGE, "positions 181..200");
+    refused(c, MLXD_ERR_RANGE, "positions 401..420");
     c->b.rows[2].n_tokens = 0;
-    refused(c, MLXD_ERR_RANGE, "1..256 tokens");
+    refused(c, MLXD_ERR_RANGE, "1..448 tokens");
     c->b.rows[2].n_tokens = UINT32_MAX;
-    refused(c, MLXD_ERR_RANGE, "1..256 tokens");
+    refused(c, MLXD_ERR_RANGE, "1..448 tokens");
     c->b.rows[2].n_tokens = STEP_MAX - 39;
-    refused(c, MLXD_ERR_RANGE, "1..256 tokens");
+    refused(c, MLXD_ERR_RANGE, "1..448 tokens");
     close_scene(c);
 }
 
@@ -485,6 +553,8 @@ static void tensors_too_many_or_too_few(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(long_contexts_change_no_bit),
+        cmocka_unit_test(wanted_states_are_the_same),
         cmocka_unit_test(company_and_chunks_change_no_bit),
         cmocka_unit_test(positions_out_of_range),
         cmocka_unit_test(other_tokens),

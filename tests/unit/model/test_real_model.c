@@ -122,8 +122,8 @@ static void run(struct model *m, const int32_t *tokens, size_t count, visit_fn *
                         .n_out = (uint32_t)n,
                         .tokens = tokens + at};
         mlxd_vocab_embed(m->vocab, row.tokens, n, m->hidden);
-        check(mlxd_layers_step(m->layers, m->kv, m->pool, 0, m->c.layers, &row, 1, m->hidden, NULL,
-                               &why),
+        check(mlxd_layers_step(m->layers, m->kv, m->pool, 0, m->c.layers, &row, 1, false, m->hidden,
+                               NULL, &why),
               &why);
         for (size_t i = 0; i < n; i += MLXD_VOCAB_ROWS)
             mlxd_vocab_logits(m->vocab, m->pool, m->hidden + i * m->c.hidden,

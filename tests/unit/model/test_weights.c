@@ -41,6 +41,14 @@ static float half_at(const uint8_t *p) {
     return mlxd_f16_to_f32(h);
 }
 
+static int nibble(const uint8_t *p, size_t i) {
+    return i < 16 ? p[i] & 15 : p[i - 16] >> 4;
+}
+
+static int fifth_bit(const uint8_t *p, size_t i) {
+    return (p[i / 8] >> (i % 8) & 1) << 4;
+}
+
 static double value_at(uint32_t type, const uint8_t *row, size_t col) {
     const uint8_t *b;
     size_t i = col % 32;
@@ -60,16 +68,24 @@ static double value_at(uint32_t type, const uint8_t *row, size_t col) {
         return (double)half_at(b) * (int8_t)b[2 + i];
     case MLXD_GGUF_TYPE_Q4_0:
         b = row + col / 32 * 18;
-        return (double)half_at(b) * ((i < 16 ? b[2 + i] & 15 : b[2 + i - 16] >> 4) - 8);
+        return (double)half_at(b) * (nibble(b + 2, i) - 8);
+    case MLXD_GGUF_TYPE_Q5_0:
+        b = row + col / 32 * 22;
+        return (double)half_at(b) * (fifth_bit(b + 2, i) + nibble(b + 6, i) - 16);
+    case MLXD_GGUF_TYPE_Q5_1:
+        b = row + col / 32 * 24;
+        return (double)half_at(b) * (fifth_bit(b + 4, i) + nibble(b + 8, i)) +
+               (double)half_at(b + 2);
     default: /* Q4_1 */
         b = row + col / 32 * 20;
-        return (double)half_at(b) * (i < 16 ? b[4 + i] & 15 : b[4 + i - 16] >> 4) +
-               (double)half_at(b + 2);
+        return (double)half_at(b) * nibble(b + 4, i) + (double)half_at(b + 2);
     }
 }
 
 static void check_matrix(const mlxd_matrix *m, uint32_t type, const uint8_t *data) {
-    size_t row_bytes = mlxd_weight_row_bytes(m->type, m->cols);
+    uint32_t elems, block;
+    assert_true(mlxd_gguf_type_size(type, &elems, &block));
+    size_t row_bytes = m->cols / elems * block;
     float *row = mlxd_mem_new(m->cols, sizeof *row);
     for (size_t r = 0; r < m->rows; r++) {
         mlxd_matrix_get_row(m, r, row);
@@ -107,6 +123,7 @@ static void every_type_is_read(void **state) {
         {MLXD_GGUF_TYPE_F32, 700, 1000},   {MLXD_GGUF_TYPE_F16, 33, 48},
         {MLXD_GGUF_TYPE_BF16, 17, 5},      {MLXD_GGUF_TYPE_Q8_0, 15, 64},
         {MLXD_GGUF_TYPE_Q4_0, 31, 32},     {MLXD_GGUF_TYPE_Q4_1, 5, 96},
+        {MLXD_GGUF_TYPE_Q5_0, 19, 64},     {MLXD_GGUF_TYPE_Q5_1, 33, 96},
         {MLXD_GGUF_TYPE_Q8_0, 1500, 1024},
     };
     enum { N = sizeof t / sizeof t[0] };
