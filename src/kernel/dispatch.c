@@ -65,6 +65,34 @@ static const mlxd_kernels avxvnni = {
     .attention = ATTENTION_AVX2,
     .probe = {.read = mlxd_probe_read_avx2, .int8 = mlxd_probe_int8_avxvnni},
 };
+
+#define VECTOR_AVX512                                                                              \
+    {                                                                                              \
+        .rmsnorm = mlxd_rmsnorm_avx512, .swiglu = mlxd_swiglu_avx512, .geglu = mlxd_geglu_avx512,  \
+        .rope_pairs = mlxd_rope_pairs_avx512, .to_f16 = mlxd_to_f16_avx512,                        \
+        .is_finite = mlxd_is_finite_avx512,                                                        \
+    }
+#define ATTENTION_AVX512                                                                           \
+    {                                                                                              \
+        .page = mlxd_attention_page_avx512, .merge = mlxd_attention_merge_avx512,                  \
+        .finish = mlxd_attention_finish_avx512,                                                    \
+    }
+
+static const mlxd_kernels avx512 = {
+    .isa = "avx512",
+    .matmul = {.quantize = mlxd_quantize_avx512, .product = mlxd_product_avx512},
+    .vector = VECTOR_AVX512,
+    .attention = ATTENTION_AVX512,
+    .probe = {.read = mlxd_probe_read_avx512, .int8 = mlxd_probe_int8_avx512},
+};
+
+static const mlxd_kernels amx = {
+    .isa = "amx",
+    .matmul = {.quantize = mlxd_quantize_avx512, .product = mlxd_product_amx},
+    .vector = VECTOR_AVX512,
+    .attention = ATTENTION_AVX512,
+    .probe = {.read = mlxd_probe_read_avx512, .int8 = mlxd_probe_int8_amx},
+};
 #endif
 
 /* The ladders, weakest first: what a cap may name, the table of this build, what the CPU must have
@@ -91,8 +119,8 @@ static const rung rungs[] = {
     {"scalar", ANY, &scalar, 0},
     {"avx2", X86, X86_TABLE(avx2), MLXD_CPU_AVX2},
     {"avxvnni", X86, X86_TABLE(avxvnni), MLXD_CPU_AVXVNNI},
-    {"avx512", X86, NULL, MLXD_CPU_AVX512},
-    {"amx", X86, NULL, MLXD_CPU_AMX},
+    {"avx512", X86, X86_TABLE(avx512), MLXD_CPU_AVX512},
+    {"amx", X86, X86_TABLE(amx), MLXD_CPU_AMX},
     {"neon", ARM, NULL, MLXD_CPU_NEON},
     {"dotprod", ARM, NULL, MLXD_CPU_DOTPROD},
     {"i8mm", ARM, NULL, MLXD_CPU_DOTPROD | MLXD_CPU_I8MM},
