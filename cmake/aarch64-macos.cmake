@@ -12,3 +12,6 @@ set(CMAKE_INSTALL_NAME_TOOL true)
 set(CMAKE_C_ARCHIVE_CREATE "<CMAKE_COMMAND> -E touch <TARGET>")
 set(CMAKE_C_ARCHIVE_APPEND "")
 set(CMAKE_C_ARCHIVE_FINISH "")
+# zig knows processors, not architectures: the first ones with sdot and with smmla.
+set(FLAGS_dotprod -mcpu=apple_m1 CACHE STRING "compiler flags of *_dotprod.c")
+set(FLAGS_i8mm -mcpu=apple_m2 CACHE STRING "compiler flags of *_i8mm.c")

@@ -93,6 +93,43 @@ static const mlxd_kernels amx = {
     .attention = ATTENTION_AVX512,
     .probe = {.read = mlxd_probe_read_avx512, .int8 = mlxd_probe_int8_amx},
 };
+
+#elif defined(__aarch64__)
+#define VECTOR_NEON                                                                                \
+    {                                                                                              \
+        .rmsnorm = mlxd_rmsnorm_neon, .swiglu = mlxd_swiglu_neon, .geglu = mlxd_geglu_neon,        \
+        .rope_pairs = mlxd_rope_pairs_neon, .to_f16 = mlxd_to_f16_neon,                            \
+        .is_finite = mlxd_is_finite_neon,                                                          \
+    }
+#define ATTENTION_NEON                                                                             \
+    {                                                                                              \
+        .page = mlxd_attention_page_neon, .merge = mlxd_attention_merge_neon,                      \
+        .finish = mlxd_attention_finish_neon,                                                      \
+    }
+
+static const mlxd_kernels neon = {
+    .isa = "neon",
+    .matmul = {.quantize = mlxd_quantize_neon, .product = mlxd_product_neon},
+    .vector = VECTOR_NEON,
+    .attention = ATTENTION_NEON,
+    .probe = {.read = mlxd_probe_read_neon, .int8 = mlxd_probe_int8_neon},
+};
+
+static const mlxd_kernels dotprod = {
+    .isa = "dotprod",
+    .matmul = {.quantize = mlxd_quantize_neon, .product = mlxd_product_dotprod},
+    .vector = VECTOR_NEON,
+    .attention = ATTENTION_NEON,
+    .probe = {.read = mlxd_probe_read_neon, .int8 = mlxd_probe_int8_dotprod},
+};
+
+static const mlxd_kernels i8mm = {
+    .isa = "i8mm",
+    .matmul = {.quantize = mlxd_quantize_neon, .product = mlxd_product_i8mm},
+    .vector = VECTOR_NEON,
+    .attention = ATTENTION_NEON,
+    .probe = {.read = mlxd_probe_read_neon, .int8 = mlxd_probe_int8_i8mm},
+};
 #endif
 
 /* The ladders, weakest first: what a cap may name, the table of this build, what the CPU must have
@@ -121,9 +158,9 @@ static const rung rungs[] = {
     {"avxvnni", X86, X86_TABLE(avxvnni), MLXD_CPU_AVXVNNI},
     {"avx512", X86, X86_TABLE(avx512), MLXD_CPU_AVX512},
     {"amx", X86, X86_TABLE(amx), MLXD_CPU_AMX},
-    {"neon", ARM, NULL, MLXD_CPU_NEON},
-    {"dotprod", ARM, NULL, MLXD_CPU_DOTPROD},
-    {"i8mm", ARM, NULL, MLXD_CPU_DOTPROD | MLXD_CPU_I8MM},
+    {"neon", ARM, ARM_TABLE(neon), MLXD_CPU_NEON},
+    {"dotprod", ARM, ARM_TABLE(dotprod), MLXD_CPU_DOTPROD},
+    {"i8mm", ARM, ARM_TABLE(i8mm), MLXD_CPU_DOTPROD | MLXD_CPU_I8MM},
 };
 
 /* Whoever comes first asks; two at once get the same answer. */

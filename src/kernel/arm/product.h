@@ -1,0 +1,288 @@
+/* product.h - the product with quantized weights as all tables of arm64 do it; they differ in how
+ * the integers of a group are multiplied, which is a parameter (mlxd_arm_dot).
+ *
+ * A register holds four of a panel's sixteen rows ("a quarter"), four columns ("a quad") each: one
+ * 16-byte piece of a payload vector, format.h draws them. For each group of 32 columns
+ *
+ *     for each quarter:  unpack its eight quads to int8                         8 registers
+ *                        sum[t] = its rows times token t, exact in int32        1 register a token
+ *                        acc[t] = fma(d * scale[t], (float)sum[t], acc[t])
+ *                        affine: acc[t] = fma(m, offset[t], acc[t])
+ *
+ * What is multiplied is q as it lies, which as int8 is right up to 6 bits, and q - 128 for 8 bits;
+ * the difference to what the format means is the same for all q of a matrix, so the sum starts from
+ * that difference times the group's sum of activations, which quantize left in `start`. All of it
+ * is below 2^24: the conversion to f32 is exact.
+ *
+ * Unpacking is paid once for all tokens of a tile, and d * scale and the conversion once per token,
+ * quarter and group, so tiles are 8, 4, 2 or 1 tokens. A single token (decode) is bound by memory:
+ * it takes two panels at once, so that two streams are read and twice as many chains are in flight,
+ * and asks for what comes AHEAD. The accumulators of one and two tokens stay in registers; those of
+ * more go to the stack and back once a group, which load and store units do beside the products.
+ */
+#ifndef MLXD_KERNEL_ARM_PRODUCT_H
+#define MLXD_KERNEL_ARM_PRODUCT_H
+
+#include "kernel/arm/neon.h"
+#include "kernel/tables.h"
+
+#define MLXD_ARM_QUADS (MLXD_GROUP / 4)
+#define MLXD_ARM_TOKENS 8   /* of a tile, at most */
+#define MLXD_ARM_OPERANDS 8 /* registers of a token's activations of a group, at most */
+#define MLXD_ARM_AHEAD 2048 /* bytes that are prefetched ahead */
+
+/* How a table multiplies; each function is inlined with `bits` and `tokens` constant. */
+typedef struct mlxd_arm_dot {
+    /* One group's activations of all tokens, 32 bytes each from a on, into x, arranged as
+     * `multiply` wants them. */
+    void (*load)(const int tokens, const int8_t *a, int8x16_t *x);
+    /* sum[t] += four rows, w[j] being their quad j, times token t. The sums come with one value in
+     * all lanes and leave with row r's in lane r. */
+    void (*multiply)(const int bits, const int tokens, const int8x16_t *w, const int8x16_t *x,
+                     int32x4_t *sum);
+} mlxd_arm_dot;
+
+/* The same token's next group, `stride` tokens on. */
+MLXD_INLINE mlxd_quants mlxd_arm_next_group(mlxd_quants z, size_t stride) {
+    return (mlxd_quants){z.q + stride * MLXD_GROUP, z.scale + stride, z.offset + stride,
+                         z.start + stride};
+}
+
+/* ---- a quarter's integers ---- */
+
+/* Intrinsics want the count of a shift, or the number of a lane, as a literal. */
+MLXD_INLINE uint8x16_t mlxd_arm_shift_right(uint8x16_t v, const int count) {
+    switch (count) {
+    case 1:
+        return vshrq_n_u8(v, 1);
+    case 2:
+        return vshrq_n_u8(v, 2);
+    case 3:
+        return vshrq_n_u8(v, 3);
+    case 4:
+        return vshrq_n_u8(v, 4);
+    case 5:
+        return vshrq_n_u8(v, 5);
+    case 6:
+        return vshrq_n_u8(v, 6);
+    case 7:
+        return vshrq_n_u8(v, 7);
+    default:
+        return v;
+    }
+}
+
+/* Where quad j stands in a plane of `width` bits. */
+MLXD_INLINE int mlxd_arm_shift_of(const int width, const int j) {
+    return width == 4 ? j / 4 * 4 : j * width % 8;
+}
+
+/* Quad j from a plane of `width` bits; above it stands what else is in the bytes. */
+MLXD_INLINE uint8x16_t mlxd_arm_plane(const int width, const uint8_t *p, const int j) {
+    const int vector = width == 4 ? j % 4 : j * width / 8;
+    return mlxd_arm_shift_right(vld1q_u8(p + 64 * vector), mlxd_arm_shift_of(width, j));
+}
+
+/* Quad j of the quarter whose part of the payload's first vector is at p. */
+MLXD_INLINE int8x16_t mlxd_arm_quad(const int bits, const uint8_t *p, const int j) {
+    const int wide = bits == 8 ? 8 : bits >= 4 ? 4 : 2, narrow = bits - wide;
+    const int last = narrow ? narrow : wide; /* the plane of the highest bits */
+    uint8x16_t q = mlxd_arm_plane(wide, p, j);
+    if (bits == 8)
+        q = veorq_u8(q, vdupq_n_u8(0x80));
+    else if (bits == 3)
+        q = vsliq_n_u8(q, mlxd_arm_plane(narrow, p + 64 * wide, j), 2);
+    else if (narrow)
+        q = vsliq_n_u8(q, mlxd_arm_plane(narrow, p + 64 * wide, j), 4);
+    if (mlxd_arm_shift_of(last, j) + last < 8)
+        q = vandq_u8(q, vdupq_n_u8((uint8_t)((1 << bits) - 1)));
+    return vreinterpretq_s8_u8(q);
+}
+
+/* What is missing from each integer that is multiplied. */
+static inline int mlxd_arm_missing(mlxd_format f) {
+    if (f.bits == 8)
+        return f.affine ? 128 : 0;
+    return f.affine ? 0 : -(1 << (f.bits - 1));
+}
+
+/* ---- tiles ---- */
+
+/* What the tokens of a tile bring to a group. */
+typedef struct mlxd_arm_group {
+    int8x16_t x[MLXD_ARM_OPERANDS * MLXD_ARM_TOKENS];
+    int32x4_t start[MLXD_ARM_TOKENS]; /* of the sums */
+    const float *scale, *offset;
+} mlxd_arm_group;
+
+/* acc[t] += quarter i of the group whose payload is at p. */
+MLXD_INLINE void mlxd_arm_add_quarter(const mlxd_arm_dot dot, const int tokens, const int bits,
+                                      bool affine, const uint8_t *p, int i, const mlxd_neon_rows *d,
+                                      const mlxd_neon_rows *m, const mlxd_arm_group *group,
+                                      mlxd_neon_rows *acc) {
+    int8x16_t w[MLXD_ARM_QUADS];
+    int32x4_t sum[MLXD_ARM_TOKENS];
+    MLXD_UNROLL
+    for (int j = 0; j < MLXD_ARM_QUADS; j++)
+        w[j] = mlxd_arm_quad(bits, p + 16 * i, j);
+    MLXD_UNROLL
+    for (int t = 0; t < tokens; t++)
+        sum[t] = group->start[t];
+    dot.multiply(bits, tokens, w, group->x, sum);
+    MLXD_UNROLL
+    for (int t = 0; t < tokens; t++) {
+        float32x4_t factor = vmulq_n_f32(d->quarter[i], group->scale[t]);
+        acc[t].quarter[i] = vfmaq_f32(acc[t].quarter[i], factor, vcvtq_f32_s32(sum[t]));
+    }
+    if (!affine)
+        return;
+    MLXD_UNROLL
+    for (int t = 0; t < tokens; t++)
+        acc[t].quarter[i] = vfmaq_n_f32(acc[t].quarter[i], m->quarter[i], group->offset[t]);
+}
+
+/* acc[t] += one group; its payload is at p, the scales and offsets of its block in d and m. */
+MLXD_INLINE void mlxd_arm_add_group(const mlxd_arm_dot dot, const int tokens, const int bits,
+                                    bool affine, int missing, const uint8_t *p,
+                                    const mlxd_neon_rows *d, const mlxd_neon_rows *m, mlxd_quants z,
+                                    mlxd_neon_rows *acc) {
+    mlxd_arm_group group;
+    group.scale = z.scale;
+    group.offset = z.offset;
+    dot.load(tokens, z.q, group.x);
+    MLXD_UNROLL
+    for (int t = 0; t < tokens; t++)
+        group.start[t] = vdupq_n_s32(z.start[t] / -8 * missing);
+    if (tokens <= 2) { /* all in registers */
+        MLXD_UNROLL
+        for (int i = 0; i < 4; i++)
+            mlxd_arm_add_quarter(dot, tokens, bits, affine, p, i, d, m, &group, acc);
+    } else { /* one quarter's worth, or compilers mix them and run out of registers */
+        for (int i = 0; i < 4; i++)
+            mlxd_arm_add_quarter(dot, tokens, bits, affine, p, i, d, m, &group, acc);
+    }
+}
+
+/* `panels` panels from p on times `tokens` tokens; one of the two counts is 1. The tokens' groups
+ * are `stride` tokens apart. */
+MLXD_INLINE void mlxd_arm_run_tile(const mlxd_arm_dot dot, const int panels, const int tokens,
+                                   const int bits, const mlxd_matrix *w, const uint8_t *p,
+                                   mlxd_quants z, size_t stride, mlxd_neon_rows *out) {
+    const mlxd_format f = w->format;
+    const size_t payload = 64 * (size_t)bits, scales = f.share * payload;
+    const size_t panel_bytes = mlxd_format_panel_bytes(f, w->cols);
+    const size_t block_bytes = mlxd_format_block_bytes(f);
+    const uint8_t *end = p + panel_bytes;
+    const int missing = mlxd_arm_missing(f);
+    mlxd_neon_rows acc[MLXD_ARM_TOKENS], d[2], m[2];
+    MLXD_UNROLL
+    for (int i = 0; i < panels * tokens; i++) {
+        MLXD_UNROLL
+        for (int j = 0; j < 4; j++)
+            acc[i].quarter[j] = vdupq_n_f32(0);
+    }
+    for (; p < end; p += block_bytes) {
+        MLXD_UNROLL
+        for (int i = 0; i < panels; i++) {
+            const uint8_t *s = p + (size_t)i * panel_bytes + scales;
+            mlxd_neon_load_rows(f.type, s, &d[i]);
+            m[i] = d[i];
+            if (f.affine)
+                mlxd_neon_load_rows(f.type, s + MLXD_PANEL_ROWS * mlxd_float_bytes(f.type), &m[i]);
+        }
+        for (size_t g = 0; g < f.share; g++) {
+            MLXD_UNROLL
+            for (int i = 0; i < panels; i++) {
+                const uint8_t *group = p + (size_t)i * panel_bytes + g * payload;
+                if (tokens == 1)
+                    mlxd_neon_prefetch(group, MLXD_ARM_AHEAD, payload);
+                mlxd_arm_add_group(dot, tokens, bits, f.affine, missing, group, &d[i], &m[i], z,
+                                   acc + i * tokens);
+            }
+            z = mlxd_arm_next_group(z, stride);
+        }
+    }
+    MLXD_UNROLL
+    for (int i = 0; i < panels * tokens; i++)
+        out[i] = acc[i];
+}
+
+/* ---- the product ---- */
+
+/* The largest tile that `left` tokens fill; returns its tokens. */
+MLXD_INLINE size_t mlxd_arm_run_shape(const mlxd_arm_dot dot, const int bits, size_t panels,
+                                      size_t left, const mlxd_matrix *w, const uint8_t *p,
+                                      mlxd_quants z, size_t stride, mlxd_neon_rows *out) {
+    if (left >= 8) {
+        mlxd_arm_run_tile(dot, 1, 8, bits, w, p, z, stride, out);
+        return 8;
+    }
+    if (left >= 4) {
+        mlxd_arm_run_tile(dot, 1, 4, bits, w, p, z, stride, out);
+        return 4;
+    }
+    if (left >= 2) {
+        mlxd_arm_run_tile(dot, 1, 2, bits, w, p, z, stride, out);
+        return 2;
+    }
+    if (panels == 2)
+        mlxd_arm_run_tile(dot, 2, 1, bits, w, p, z, stride, out);
+    else
+        mlxd_arm_run_tile(dot, 1, 1, bits, w, p, z, stride, out);
+    return 1;
+}
+
+/* The product for one width. */
+MLXD_INLINE void mlxd_arm_product_bits(const mlxd_arm_dot dot, const int bits, const mlxd_matrix *w,
+                                       const mlxd_activations *a, size_t panel0, size_t panel1,
+                                       bool add, float *y, size_t ldy) {
+    size_t panel_bytes = mlxd_format_panel_bytes(w->format, w->cols);
+    for (size_t panel = panel0, panels; panel < panel1; panel += panels) {
+        const uint8_t *p = w->data + panel * panel_bytes;
+        size_t stride, row = panel * MLXD_PANEL_ROWS;
+        panels = a->n == 1 && panel1 - panel >= 2 ? 2 : 1;
+        for (size_t t = 0, tokens; t < a->n; t += tokens) {
+            mlxd_neon_rows acc[MLXD_ARM_TOKENS];
+            mlxd_quants z = mlxd_quants_row(a->z, a->n, a->k, t, &stride);
+            tokens =
+                mlxd_arm_run_shape(dot, bits, panels, stride - t % MLXD_TILE, w, p, z, stride, acc);
+            for (size_t i = 0; i < panels * tokens; i++) {
+                size_t r = row + (panels == 2 ? i * MLXD_PANEL_ROWS : 0);
+                float *to = y + r - panel0 * MLXD_PANEL_ROWS + (panels == 2 ? 0 : (t + i) * ldy);
+                mlxd_neon_store_rows(&acc[i], MLXD_MIN(w->rows - r, (size_t)MLXD_PANEL_ROWS), add,
+                                     to);
+            }
+        }
+    }
+}
+
+/* The product of a table that multiplies by `dot`. */
+MLXD_INLINE void mlxd_arm_product(const mlxd_arm_dot dot, const mlxd_matrix *w,
+                                  const mlxd_activations *a, size_t panel0, size_t panel1, bool add,
+                                  float *y, size_t ldy) {
+    MLXD_ASSERT(w->cols == a->k);
+    switch (w->format.bits) {
+    case 2:
+        mlxd_arm_product_bits(dot, 2, w, a, panel0, panel1, add, y, ldy);
+        break;
+    case 3:
+        mlxd_arm_product_bits(dot, 3, w, a, panel0, panel1, add, y, ldy);
+        break;
+    case 4:
+        mlxd_arm_product_bits(dot, 4, w, a, panel0, panel1, add, y, ldy);
+        break;
+    case 5:
+        mlxd_arm_product_bits(dot, 5, w, a, panel0, panel1, add, y, ldy);
+        break;
+    case 6:
+        mlxd_arm_product_bits(dot, 6, w, a, panel0, panel1, add, y, ldy);
+        break;
+    case 8:
+        mlxd_arm_product_bits(dot, 8, w, a, panel0, panel1, add, y, ldy);
+        break;
+    default:
+        mlxd_product_float_neon(w, a, panel0, panel1, add, y, ldy);
+    }
+}
+
+#endif
