@@ -6,8 +6,8 @@
 # JOBS=n limits parallel work (default: one job per processor).
 
 .DEFAULT_GOAL := build
-.PHONY: build demo demo-stop check test test-asan test-tsan check-cross format clean help \
-	deps deps-test
+.PHONY: build demo demo-stop check test test-asan test-tsan check-cross bench bench-kernel format \
+	clean help deps deps-test
 
 ## build: compile build/mlxd (this is what a plain `make` does)
 build: deps
@@ -41,6 +41,14 @@ test-tsan: deps
 ## check-cross: compile for aarch64 Linux and macOS; run the Linux kernel tests under qemu
 check-cross: deps-test
 	@scripts/check-cross
+
+## bench: measure speed, start and memory; LLAMA_BENCH=path compares (see docs/benchmarks.md)
+bench: build
+	@scripts/bench
+
+## bench-kernel: measure the kernels alone (their tests with --bench)
+bench-kernel: build
+	@scripts/bench-kernel
 
 ## format: lay out all C files with clang-format
 format:

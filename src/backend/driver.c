@@ -106,6 +106,22 @@ void mlxd_driver_flush(mlxd_driver *d) {
     mlxd_driver_run(d, (mlxd_job){nothing, NULL, NULL});
 }
 
+static void pin_job(mlxd_pool *pool, void *a, void *b) {
+    mlxd_err *err = a;
+    (void)b;
+    *err = mlxd_pool_pin(pool);
+}
+
+mlxd_err mlxd_driver_pin(mlxd_driver *d, mlxd_why *why) {
+    mlxd_err err = MLXD_OK;
+    mlxd_driver_run(d, (mlxd_job){pin_job, &err, NULL});
+    if (!err)
+        return MLXD_OK;
+    return mlxd_fail(why, err, "--pin: %s",
+                     err == MLXD_ERR_UNSUPPORTED ? "this system cannot keep a thread on a processor"
+                                                 : "the system refused");
+}
+
 unsigned mlxd_driver_threads(const mlxd_driver *d) {
     return mlxd_pool_threads(d->pool);
 }

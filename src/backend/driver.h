@@ -25,6 +25,8 @@ void mlxd_driver_run(mlxd_driver *d, mlxd_job job);
 /* Waits until every job that was posted before has run. Not from the driver thread. */
 void mlxd_driver_flush(mlxd_driver *d);
 unsigned mlxd_driver_threads(const mlxd_driver *d);
+/* See mlxd_pool_pin. Not from the driver thread. */
+mlxd_err mlxd_driver_pin(mlxd_driver *d, mlxd_why *why) MLXD_MUST_CHECK;
 /* Nanoseconds spent in jobs so far; jobs finished so far (the progress counter of beats). */
 uint64_t mlxd_driver_busy_ns(const mlxd_driver *d);
 uint64_t mlxd_driver_jobs(const mlxd_driver *d);

@@ -335,6 +335,7 @@ static mlxd_err load(struct run *run, mlxd_why *why) {
     mlxd_progress progress = mlxd_bar_progress(&bar);
     mlxd_host_params p = {.path = o->model,
                           .threads = (unsigned)o->threads,
+                          .pin = o->pin,
                           .cpu = o->cpu,
                           .text = true,
                           .head = true,

@@ -107,7 +107,8 @@ static void fill_status(void *ctx, mlxd_tensor_view *out) {
 
 static mlxd_err open_model(struct node *node, mlxd_why *why) {
     const mlxd_options *o = node->o;
-    mlxd_host_params p = {.path = o->model, .threads = (unsigned)o->threads, .cpu = o->cpu};
+    mlxd_host_params p = {
+        .path = o->model, .threads = (unsigned)o->threads, .pin = o->pin, .cpu = o->cpu};
     mlxd_err err = mlxd_host_open(&node->host, &p, why);
     if (err)
         return err;

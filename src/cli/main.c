@@ -35,6 +35,18 @@ static const mlxd_command commands[] = {
      "The first device is the coordinator. Without devices: this machine alone. SPEED is relative\n"
      "to this machine, which is measured (default 1).\n",
      mlxd_cmd_plan},
+    {"bench", MLXD_CMD_BENCH, "measure prompts and generation, and what limits them",
+     "mlxd bench -m FILE [-p N,...] [-n N,...] [-b N,...] [-d N,...] [-t N,...] [options]\n\n"
+     "Times the model alone, without tokenizer, sampler and network, as llama-bench does: a "
+     "prompt\n"
+     "of N tokens (pp512), the generation of N tokens (tg128), also behind a depth of positions "
+     "in\n"
+     "the KV cache (tg128 @ d4096) and for a batch of sequences (tg128 b8). Every combination is "
+     "a\n"
+     "test. Beside each speed stand the machine's limits, measured before and after it: what the\n"
+     "threads read from memory, which bounds generation, and the operations on bytes they do,\n"
+     "which bounds prompts.\n",
+     mlxd_cmd_bench},
     {"certs", MLXD_CMD_CERTS, "make the cluster's CA and node certificates",
      "mlxd certs init [--certs DIR] [--cluster NAME]\n"
      "       mlxd certs node --device ID --role ROLE [--san NAME]... [--certs DIR]\n"

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum type { TEXT, UINT, INT, REAL, FLAG, LIST };
+enum type { TEXT, UINT, INT, REAL, FLAG, LIST, NUMBERS };
 
 struct option {
     const char *name; /* without "--"; NULL: no flag */
@@ -36,6 +36,7 @@ struct option {
 #define SERVE MLXD_CMD_SERVE
 #define WORKER MLXD_CMD_WORKER
 #define PLAN MLXD_CMD_PLAN
+#define BENCH MLXD_CMD_BENCH
 #define CERTS MLXD_CMD_CERTS
 #define HEALTH MLXD_CMD_HEALTHCHECK
 #define ALL MLXD_CMD_ALL
@@ -43,11 +44,16 @@ struct option {
 /* clang-format off */
 static const struct option options[] = {
     {"model", 'm', "FILE", "MLXD_MODEL", "model.path",
-     TEXT, AT(model), 0, 0, "", RUN|SERVE|WORKER|PLAN,
+     TEXT, AT(model), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
      "model file (GGUF)"},
     {"threads", 't', "N", "MLXD_THREADS", "compute.threads",
      UINT, AT(threads), 0, MLXD_LIMIT_THREADS, "0", RUN|SERVE|WORKER|PLAN,
      "compute threads; 0 = one per processor"},
+    {"threads", 't', "N,..", "MLXD_THREADS", "compute.threads",
+     NUMBERS, AT(thread_counts), 0, MLXD_LIMIT_THREADS, "0", BENCH,
+     "compute threads; 0 = one per processor"},
+    {"pin", 0, NULL, "MLXD_PIN", "compute.pin", FLAG, AT(pin), 0, 0, "", RUN|SERVE|WORKER|BENCH,
+     "keep each compute thread on a processor of its own (Linux)"},
     {"ctx", 'c', "N", "MLXD_CTX", "model.ctx",
      UINT, AT(ctx), 0, MLXD_LIMIT_CONTEXT, "0", RUN|SERVE|PLAN,
      "context of one request in tokens; 0 = the smaller of the model's and what memory holds"},
@@ -55,9 +61,13 @@ static const struct option options[] = {
      UINT, AT(parallel), 1, MLXD_LIMIT_SESSIONS, "8", SERVE|PLAN,
      "KV cache for this many requests of full context; shorter ones share it"},
     {"prefill-chunk", 0, "C", "MLXD_PREFILL_CHUNK", "engine.prefill_chunk",
-     UINT, AT(prefill_chunk), 1, MLXD_LIMIT_STEP_TOKENS, "128", RUN|SERVE,
+     UINT, AT(prefill_chunk), 1, MLXD_LIMIT_STEP_TOKENS, "128", SERVE,
+     "prompt tokens per step; more is faster for one prompt, and longer to wait for the others"},
+    {"prefill-chunk", 0, "C", "MLXD_PREFILL_CHUNK", "engine.prefill_chunk",
+     UINT, AT(prefill_chunk), 1, MLXD_LIMIT_STEP_TOKENS, "512", RUN|BENCH,
      "prompt tokens per step"},
-    {"cpu", 0, "ISA", "MLXD_CPU", "compute.cpu", TEXT, AT(cpu), 0, 0, "", RUN|SERVE|WORKER|PLAN,
+    {"cpu", 0, "ISA", "MLXD_CPU", "compute.cpu",
+     TEXT, AT(cpu), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
      "highest instruction set to use: scalar, avx2, ..."},
 
     {"prompt", 'p', "TEXT", NULL, NULL, TEXT, AT(prompt), 0, 0, NULL, RUN,
@@ -157,6 +167,23 @@ static const struct option options[] = {
     {"device-memory", 'd', "ID:GIB[:SPEED]", NULL, NULL, LIST, AT(devices), 0, 0, "", PLAN,
      "a device, its memory in GiB and its relative speed (repeat)"},
 
+    {"n-prompt", 'p', "N,..", NULL, NULL,
+     NUMBERS, AT(prompt_lengths), 0, MLXD_LIMIT_CONTEXT, "512", BENCH,
+     "time a prompt of N tokens; 0 = none"},
+    {"n-gen", 'n', "N,..", NULL, NULL,
+     NUMBERS, AT(gen_lengths), 0, MLXD_LIMIT_CONTEXT, "128", BENCH,
+     "time the generation of N tokens; 0 = none"},
+    {"batch", 'b', "N,..", NULL, NULL,
+     NUMBERS, AT(batches), 1, MLXD_LIMIT_STEP_ROWS, "1", BENCH,
+     "let N sequences generate together, one token of each in a step"},
+    {"depth", 'd', "N,..", NULL, NULL,
+     NUMBERS, AT(depths), 0, MLXD_LIMIT_CONTEXT, "0", BENCH,
+     "positions that are in the KV cache before a test begins"},
+    {"repetitions", 'r', "N", NULL, NULL, UINT, AT(repetitions), 1, 1000, "5", BENCH,
+     "runs of each test"},
+    {"no-warmup", 0, NULL, NULL, NULL, FLAG, AT(no_warmup), 0, 0, "", BENCH,
+     "no run of each test before those that count"},
+
     {"cluster", 0, "NAME", NULL, NULL, TEXT, AT(cluster), 0, 0, "mlxd", CERTS,
      "name of the cluster in the certificates"},
     {"san", 0, "NAME", NULL, NULL, LIST, AT(hosts), 0, 0, "", CERTS,
@@ -179,16 +206,21 @@ static const struct option options[] = {
     {"json", 0, NULL, NULL, NULL,
      FLAG, AT(json), 0, 0, "", RUN|PLAN|CERTS|HEALTH|MLXD_CMD_VERSION,
      "print one JSON object"},
+    {"json", 0, NULL, NULL, NULL, FLAG, AT(json), 0, 0, "", BENCH,
+     "print a JSON list with an object for each test, named as llama-bench names them"},
+    {"csv", 0, NULL, NULL, NULL, FLAG, AT(csv), 0, 0, "", BENCH,
+     "print comma-separated values, a line for each test"},
     {"config", 0, "FILE", "MLXD_CONFIG", NULL,
-     TEXT, AT(config), 0, 0, "", RUN|SERVE|WORKER|PLAN,
+     TEXT, AT(config), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
      "configuration file; default: mlxd.yaml in the working directory, when there is one"},
     {"log-level", 0, "LEVEL", "MLXD_LOG_LEVEL", "log.level",
-     TEXT, AT(log_level), 0, 0, "", RUN|SERVE|WORKER|PLAN,
+     TEXT, AT(log_level), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
      "error, warn, info or debug; default: info (serve, worker), warn (others)"},
     {"log-json", 0, NULL, "MLXD_LOG_JSON", "log.json",
-     FLAG, AT(log_json), 0, 0, "", RUN|SERVE|WORKER|PLAN,
+     FLAG, AT(log_json), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
      "log as JSON lines"},
-    {"quiet", 'q', NULL, NULL, NULL, FLAG, AT(quiet), 0, 0, "", RUN|SERVE|WORKER|PLAN|CERTS,
+    {"quiet", 'q', NULL, NULL, NULL,
+     FLAG, AT(quiet), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|CERTS,
      "no progress, no summary"},
     {"help", 'h', NULL, NULL, NULL, FLAG, AT(help), 0, 0, "", ALL,
      "show this help"},
@@ -226,17 +258,26 @@ static mlxd_err bad_value(const struct place *p, const char *value, mlxd_why *wh
     return mlxd_fail(why, p->err, "%s: expected %s, got \"%.80s\"", p->text, expected, value);
 }
 
-static mlxd_err store_number(mlxd_options *o, const struct option *opt, const char *value,
-                             const struct place *p, mlxd_why *why) {
+static mlxd_err parse_number(const struct option *opt, const char *value, const struct place *p,
+                             double *out, mlxd_why *why) {
     char *end, expected[96];
     errno = 0;
     double v = strtod(value, &end);
     bool whole = opt->type == REAL || (floor(v) == v && strcspn(value, ".eExXnN") == strlen(value));
-    if (*value == 0 || *end || errno || !(v >= opt->min && v <= opt->max) || !whole) {
-        snprintf(expected, sizeof expected, "a%s number from %g to %g",
-                 opt->type == REAL ? "" : " whole", opt->min, opt->max);
-        return bad_value(p, value, why, expected);
-    }
+    *out = v;
+    if (*value && !*end && !errno && v >= opt->min && v <= opt->max && whole)
+        return MLXD_OK;
+    snprintf(expected, sizeof expected, "a%s number from %.15g to %.15g",
+             opt->type == REAL ? "" : " whole", opt->min, opt->max);
+    return bad_value(p, value, why, expected);
+}
+
+static mlxd_err store_number(mlxd_options *o, const struct option *opt, const char *value,
+                             const struct place *p, mlxd_why *why) {
+    double v;
+    mlxd_err err = parse_number(opt, value, p, &v, why);
+    if (err)
+        return err;
     if (opt->type == REAL)
         *(double *)at(o, opt) = v;
     else if (opt->type == INT)
@@ -244,6 +285,30 @@ static mlxd_err store_number(mlxd_options *o, const struct option *opt, const ch
     else
         *(uint64_t *)at(o, opt) = (uint64_t)v;
     return MLXD_OK;
+}
+
+/* Adds the comma-separated numbers of `value`. */
+static mlxd_err store_numbers(mlxd_options *o, const struct option *opt, const char *value,
+                              const struct place *p, mlxd_why *why) {
+    mlxd_option_numbers *numbers = at(o, opt);
+    for (const char *s = value;;) {
+        char item[32];
+        double v;
+        size_t len = strcspn(s, ",");
+        if (len >= sizeof item)
+            return bad_value(p, value, why, "numbers");
+        snprintf(item, sizeof item, "%.*s", (int)len, s);
+        mlxd_err err = parse_number(opt, item, p, &v, why);
+        if (err)
+            return err;
+        if (numbers->count == MLXD_OPTION_NUMBERS_MAX)
+            return mlxd_fail(why, p->err, "%s: more than %d numbers", p->text,
+                             MLXD_OPTION_NUMBERS_MAX);
+        numbers->items[numbers->count++] = (uint64_t)v;
+        if (s[len] == 0)
+            return MLXD_OK;
+        s += len + 1;
+    }
 }
 
 /* Adds the comma-separated items of `value`; a stop text is one item whatever it holds. */
@@ -281,6 +346,8 @@ static mlxd_err store(mlxd_options *o, const struct option *opt, const char *val
     }
     case LIST:
         return store_list(o, opt, value, p, why);
+    case NUMBERS:
+        return store_numbers(o, opt, value, p, why);
     case FLAG:
         for (size_t i = 0; i < MLXD_COUNT_OF(yes); i++)
             if (strcmp(value, yes[i]) == 0 || strcmp(value, no[i]) == 0) {
@@ -315,6 +382,8 @@ static mlxd_err read_defaults(mlxd_options *o, mlxd_why *why) {
 static void reset(mlxd_options *o, const struct option *opt) {
     if (opt->type == LIST)
         ((mlxd_option_list *)at(o, opt))->count = 0;
+    else if (opt->type == NUMBERS)
+        ((mlxd_option_numbers *)at(o, opt))->count = 0;
 }
 
 static mlxd_err read_environment(mlxd_options *o, unsigned command, mlxd_why *why) {
@@ -377,9 +446,12 @@ static mlxd_err store_node(mlxd_options *o, const struct option *opt, const mlxd
     reset(o, opt);
     if (mlxd_yaml_get_kind(v) == MLXD_YAML_SCALAR)
         return store(o, opt, mlxd_yaml_get_text(v), &p, why);
-    if (mlxd_yaml_get_kind(v) != MLXD_YAML_SEQUENCE || opt->type != LIST)
+    bool many = opt->type == LIST || opt->type == NUMBERS;
+    if (mlxd_yaml_get_kind(v) != MLXD_YAML_SEQUENCE || !many)
         return mlxd_yaml_fail(v, why, "%s: expected a %s", opt->key,
-                              opt->type == LIST ? "list" : "single value");
+                              many ? "list" : "single value");
+    if (opt->type == NUMBERS && mlxd_yaml_count(v) == 0)
+        return mlxd_yaml_fail(v, why, "%s: expected at least one number", opt->key);
     for (size_t i = 0; i < mlxd_yaml_count(v) && !err; i++) {
         const mlxd_yaml *item = mlxd_yaml_at(v, i);
         err = mlxd_yaml_get_kind(item) == MLXD_YAML_SCALAR
@@ -398,8 +470,9 @@ static mlxd_err read_section(mlxd_options *o, unsigned command, const char *sect
         const struct option *found = NULL;
         const mlxd_yaml *name = mlxd_yaml_key_at(node, i);
         snprintf(key, sizeof key, "%.60s.%.90s", section, mlxd_yaml_get_text(name));
-        for (size_t j = 0; j < MLXD_COUNT_OF(options) && !found; j++)
-            if (options[j].key && strcmp(options[j].key, key) == 0)
+        for (size_t j = 0; j < MLXD_COUNT_OF(options); j++)
+            if (options[j].key && strcmp(options[j].key, key) == 0 &&
+                (!found || (options[j].commands & command)))
                 found = &options[j];
         if (!found)
             return unknown_key(name, key, why);
@@ -487,7 +560,7 @@ static mlxd_err read_flag(mlxd_options *o, unsigned command, int argc, char **ar
     struct place p = {.err = MLXD_ERR_USAGE};
     snprintf(p.text, sizeof p.text, "--%s", opt->name);
     bool *once = &seen[opt - options];
-    if (*once && opt->type != LIST)
+    if (*once && opt->type != LIST && opt->type != NUMBERS)
         return mlxd_fail(why, MLXD_ERR_USAGE, "option --%s is given twice", opt->name);
     if (!*once)
         reset(o, opt);

@@ -15,16 +15,23 @@ enum {
     MLXD_CMD_CERTS = 1u << 4,
     MLXD_CMD_HEALTHCHECK = 1u << 5,
     MLXD_CMD_VERSION = 1u << 6,
-    MLXD_CMD_ALL = (1u << 7) - 1,
+    MLXD_CMD_BENCH = 1u << 7,
+    MLXD_CMD_ALL = (1u << 8) - 1,
 };
 
 #define MLXD_OPTION_LIST_MAX 64
+#define MLXD_OPTION_NUMBERS_MAX 16
 
 /* Texts of a list option. */
 typedef struct mlxd_option_list {
     const char *items[MLXD_OPTION_LIST_MAX];
     size_t count;
 } mlxd_option_list;
+
+typedef struct mlxd_option_numbers {
+    uint64_t items[MLXD_OPTION_NUMBERS_MAX];
+    size_t count;
+} mlxd_option_numbers;
 
 /* Every option's value. Strings live until mlxd_options_deinit. */
 typedef struct mlxd_options {
@@ -34,6 +41,7 @@ typedef struct mlxd_options {
     uint64_t ctx;      /* 0: the model's */
     uint64_t parallel; /* sequences whose KV fits at once */
     uint64_t prefill_chunk;
+    bool pin;
     const char *cpu; /* cap of the instruction set */
     /* one request */
     const char *prompt;
@@ -64,6 +72,10 @@ typedef struct mlxd_options {
     const char *trace;
     /* plan */
     mlxd_option_list devices; /* name:memory[:speed] */
+    /* bench: each combination is a test */
+    mlxd_option_numbers prompt_lengths, gen_lengths, batches, depths, thread_counts;
+    uint64_t repetitions;
+    bool no_warmup, csv;
     /* certs */
     const char *cluster;
     mlxd_option_list hosts;

@@ -38,6 +38,14 @@ mlxd_progress mlxd_bar_progress(mlxd_bar *b) {
     return (mlxd_progress){draw, b};
 }
 
+void mlxd_bar_text(mlxd_bar *b, const char *text) {
+    char line[160];
+    int n = snprintf(line, sizeof line, "\r\033[K%.140s", text);
+    if (b->shown && write(STDERR_FILENO, line, (size_t)n) < 0)
+        b->shown = false;
+    atomic_store(&b->last_ns, mlxd_clock_now_ns());
+}
+
 void mlxd_bar_clear(mlxd_bar *b) {
     static const char clear[] = "\r\033[K";
     if (b->shown && atomic_load(&b->last_ns) && write(STDERR_FILENO, clear, sizeof clear - 1) < 0)

@@ -16,6 +16,8 @@ typedef struct mlxd_bar {
 void mlxd_bar_init(mlxd_bar *b, const char *label, bool quiet);
 /* The callback for loaders; any thread. */
 mlxd_progress mlxd_bar_progress(mlxd_bar *b);
+/* Shows a line of text in place of the bar. */
+void mlxd_bar_text(mlxd_bar *b, const char *text);
 /* Removes the bar. */
 void mlxd_bar_clear(mlxd_bar *b);
 

@@ -57,6 +57,8 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
         err = open_text(h, why);
     if (!err)
         err = mlxd_driver_open(&h->driver, threads, why);
+    if (!err && p->pin)
+        err = mlxd_driver_pin(h->driver, why);
     if (!err && p->head) {
         struct load_head l = {h, p->progress, MLXD_OK, why};
         mlxd_driver_run(h->driver, (mlxd_job){load_head_job, &l, NULL});

@@ -23,6 +23,7 @@ typedef struct mlxd_host {
 typedef struct mlxd_host_params {
     const char *path;
     unsigned threads; /* 0: one per processor */
+    bool pin;         /* keep each compute thread on a processor */
     const char *cpu;  /* cap of the instruction set; "" or NULL: none */
     bool text;        /* tokenizer and chat template */
     bool head;        /* embeddings and vocabulary projection */

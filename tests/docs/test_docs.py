@@ -24,12 +24,12 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-COMMANDS = {"RUN": "run", "SERVE": "serve", "WORKER": "worker", "PLAN": "plan", "CERTS": "certs",
-            "HEALTH": "healthcheck", "MLXD_CMD_VERSION": "version"}
+COMMANDS = {"RUN": "run", "SERVE": "serve", "WORKER": "worker", "PLAN": "plan", "BENCH": "bench",
+            "CERTS": "certs", "HEALTH": "healthcheck", "MLXD_CMD_VERSION": "version"}
 MAN1, MAN5 = "docs/man/mlxd.1", "docs/man/mlxd.yaml.5"
 EXAMPLE = "docs/mlxd.yaml.example"
 GUIDES = ("README.md", "ARCHITECTURE.md", "docs/configuration.md", "docs/api.md",
-          "docs/operations.md", "docs/security.md")
+          "docs/operations.md", "docs/security.md", "docs/benchmarks.md")
 
 
 def read(path):
@@ -75,6 +75,8 @@ class Option:
     def values(self):
         if self.type in ("UINT", "INT", "REAL"):
             return f"{self.range[0]} to {self.range[1]}"
+        if self.type == "NUMBERS":
+            return f"{self.range[0]} to {self.range[1]}, list"
         return {"FLAG": "flag", "LIST": "list", "TEXT": ""}[self.type]
 
     def row(self):
@@ -207,7 +209,7 @@ def check_binary():
     if not os.access(binary, os.X_OK):
         return
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MLXD_", "DEVICE_"))}
-    for command in ("run", "serve", "worker", "plan"):
+    for command in ("run", "serve", "worker", "plan", "bench"):
         done = subprocess.run([binary, command, "--config", os.path.join(ROOT, EXAMPLE),
                                "--log-level", "none"],
                               env=env, capture_output=True, text=True, check=False, timeout=60)
