@@ -84,6 +84,8 @@ size_t mlxd_format_panel_bytes(mlxd_format f, size_t cols);
 /* Bytes of the whole packed matrix; false on overflow. */
 bool mlxd_format_packed_bytes(mlxd_format f, size_t rows, size_t cols, size_t *out) MLXD_MUST_CHECK;
 size_t mlxd_matrix_panels(const mlxd_matrix *w);
+/* n numbers at p (any alignment), widened exactly. */
+void mlxd_widen(mlxd_float type, const uint8_t *p, size_t n, float *out);
 /* Row `row` widened to f32: exact for float weights; d * (q - zero), or fma(d, q, m), rounded once
  * for quantized ones. For embeddings. */
 void mlxd_matrix_get_row(const mlxd_matrix *w, size_t row, float *out);

@@ -31,13 +31,18 @@ typedef struct mlxd_quants {
     int32_t *start; /* -8 * asum: what a sum over unsigned 4-bit q starts from to be one over q-8 */
 } mlxd_quants;
 
+/* The same, `tokens` tokens further on; a group is as many as its tile has. */
+static inline mlxd_quants mlxd_quants_skip(mlxd_quants z, size_t tokens) {
+    return (mlxd_quants){z.q + tokens * MLXD_GROUP, z.scale + tokens, z.offset + tokens,
+                         z.start + tokens};
+}
+
 /* Where token t of n keeps its first group; *stride: groups are that many tokens apart. */
 static inline mlxd_quants mlxd_quants_row(mlxd_quants z, size_t n, size_t k, size_t t,
                                           size_t *stride) {
     size_t first = t / MLXD_TILE * MLXD_TILE, groups = k / MLXD_GROUP;
     *stride = MLXD_MIN(n - first, (size_t)MLXD_TILE);
-    size_t at = first * groups + (t - first);
-    return (mlxd_quants){z.q + at * MLXD_GROUP, z.scale + at, z.offset + at, z.start + at};
+    return mlxd_quants_skip(z, first * groups + (t - first));
 }
 
 /* Activations of n tokens x k columns. Float weights use x, quantized ones z. */
@@ -51,11 +56,9 @@ typedef struct mlxd_activations {
  * last ones. */
 static inline mlxd_activations mlxd_activations_part(const mlxd_activations *a, size_t t,
                                                      size_t n) {
-    size_t at = t * (a->k / MLXD_GROUP);
     mlxd_activations part = {a->x ? a->x + t * a->k : NULL, a->z, n, a->k};
     if (a->z.q)
-        part.z =
-            (mlxd_quants){a->z.q + t * a->k, a->z.scale + at, a->z.offset + at, a->z.start + at};
+        part.z = mlxd_quants_skip(a->z, t * (a->k / MLXD_GROUP));
     return part;
 }
 

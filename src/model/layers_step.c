@@ -92,11 +92,7 @@ static void quantize_part(const struct step *s, const float *x, size_t col0, siz
                           mlxd_quants z, size_t k, size_t t) {
     size_t stride;
     mlxd_quants to = mlxd_quants_row(z, s->n_out, k, t, &stride);
-    size_t at = col0 / MLXD_GROUP * stride;
-    s->l->k->matmul.quantize(
-        x, cols,
-        (mlxd_quants){to.q + at * MLXD_GROUP, to.scale + at, to.offset + at, to.start + at},
-        stride);
+    s->l->k->matmul.quantize(x, cols, mlxd_quants_skip(to, col0 / MLXD_GROUP * stride), stride);
 }
 
 static void norm_row(const struct step *s, size_t t, float *x, mlxd_quants z) {
@@ -282,13 +278,12 @@ static void attend_block(const struct step *s, const mlxd_span *span, size_t fir
         query[i].q = l->q + (t * l->c.heads + h) * dim;
         query[i].out = l->in.x + (l->out_of[t] * l->c.heads + h) * dim;
     }
-    uint32_t end = position_of(s, first + count - 1) + 1;
+    uint32_t pos = position_of(s, first), end = pos + (uint32_t)count;
     for (uint32_t p = 0; p * MLXD_PAGE < end; p++) {
-        size_t from = 0; /* tokens before it do not see this page */
-        while (position_of(s, first + from) < p * MLXD_PAGE)
-            from++;
+        /* tokens before `from` do not see this page */
+        size_t from = p * MLXD_PAGE > pos ? p * MLXD_PAGE - pos : 0;
         for (size_t i = from; i < count; i++) {
-            uint32_t visible = position_of(s, first + i) + 1 - p * MLXD_PAGE;
+            uint32_t visible = pos + (uint32_t)i + 1 - p * MLXD_PAGE;
             for (size_t h = 0; h < group; h++)
                 query[i * group + h].visible = MLXD_MIN(visible, (uint32_t)MLXD_PAGE);
         }

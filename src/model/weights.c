@@ -7,7 +7,6 @@
 
 #include "base/mem.h"
 #include "kernel/pack.h"
-#include "kernel/vector.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -145,24 +144,12 @@ static size_t rows_of(const struct item *it, size_t bytes) {
     return MLXD_MAX(bytes / (it->row_bytes * MLXD_PANEL_ROWS), (size_t)1) * MLXD_PANEL_ROWS;
 }
 
-static void widen_vector(mlxd_weight_type type, const uint8_t *src, size_t n, float *out) {
-    for (size_t i = 0; i < n; i++) {
-        uint16_t h;
-        if (type == MLXD_WEIGHT_F32) {
-            memcpy(&out[i], src + 4 * i, 4);
-            continue;
-        }
-        memcpy(&h, src + 2 * i, 2);
-        out[i] = type == MLXD_WEIGHT_F16 ? mlxd_f16_to_f32(h) : mlxd_bf16_to_f32(h);
-    }
-}
-
 /* Packs the rows of `it` that lie in `buf`; `row` is a multiple of the panel height. */
 static void place(const struct item *it, uint8_t *dst, const uint8_t *buf, size_t row,
                   size_t rows) {
     const mlxd_weight_spec *s = it->spec;
     if (s->vector) {
-        widen_vector(it->type, buf, s->cols, (float *)(void *)dst);
+        mlxd_widen(mlxd_weight_format(it->type).type, buf, s->cols, (float *)(void *)dst);
         return;
     }
     size_t panel_bytes = mlxd_format_panel_bytes(mlxd_weight_format(it->type), s->cols);

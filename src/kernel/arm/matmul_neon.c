@@ -56,7 +56,7 @@ void mlxd_quantize_neon(const float *x, size_t k, mlxd_quants z, size_t stride) 
     MLXD_ASSERT(k % MLXD_GROUP == 0);
     for (size_t g = 0; g < k / MLXD_GROUP; g++, x += MLXD_GROUP) {
         quantize_group(x, z);
-        z = mlxd_arm_next_group(z, stride);
+        z = mlxd_quants_skip(z, stride);
     }
 }
 

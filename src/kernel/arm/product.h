@@ -42,12 +42,6 @@ typedef struct mlxd_arm_dot {
                      int32x4_t *sum);
 } mlxd_arm_dot;
 
-/* The same token's next group, `stride` tokens on. */
-MLXD_INLINE mlxd_quants mlxd_arm_next_group(mlxd_quants z, size_t stride) {
-    return (mlxd_quants){z.q + stride * MLXD_GROUP, z.scale + stride, z.offset + stride,
-                         z.start + stride};
-}
-
 /* ---- a quarter's integers ---- */
 
 /* Intrinsics want the count of a shift, or the number of a lane, as a literal. */
@@ -199,7 +193,7 @@ MLXD_INLINE void mlxd_arm_run_tile(const mlxd_arm_dot dot, const int panels, con
                 mlxd_arm_add_group(dot, tokens, bits, f.affine, missing, group, &d[i], &m[i], z,
                                    acc + i * tokens);
             }
-            z = mlxd_arm_next_group(z, stride);
+            z = mlxd_quants_skip(z, stride);
         }
     }
     MLXD_UNROLL

@@ -27,6 +27,18 @@ size_t mlxd_matrix_panels(const mlxd_matrix *w) {
     return (w->rows + ROWS - 1) / ROWS;
 }
 
+void mlxd_widen(mlxd_float type, const uint8_t *p, size_t n, float *out) {
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+        if (type == MLXD_FLOAT_F32) {
+            memcpy(&out[i], p + 4 * i, 4);
+            continue;
+        }
+        memcpy(&h, p + 2 * i, 2);
+        out[i] = type == MLXD_FLOAT_F16 ? mlxd_f16_to_f32(h) : mlxd_bf16_to_f32(h);
+    }
+}
+
 /* Row r of one block. */
 static void get_block(mlxd_format f, const uint8_t *block, size_t r, float *out) {
     size_t payload = mlxd_format_payload_bytes(f), one = mlxd_float_bytes(f.type);

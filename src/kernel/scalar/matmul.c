@@ -58,11 +58,8 @@ static void quantize_group(const float *x, mlxd_quants z) {
 
 void mlxd_quantize_scalar(const float *x, size_t k, mlxd_quants z, size_t stride) {
     MLXD_ASSERT(k % GROUP == 0);
-    for (size_t g = 0; g < k / GROUP; g++, x += GROUP) {
+    for (size_t g = 0; g < k / GROUP; g++, x += GROUP, z = mlxd_quants_skip(z, stride))
         quantize_group(x, z);
-        z = (mlxd_quants){z.q + stride * GROUP, z.scale + stride, z.offset + stride,
-                          z.start + stride};
-    }
 }
 
 /* ---- quantized weights ---- */

@@ -7,7 +7,6 @@
  *     1      1        8                   vector 0            j
  */
 #include "kernel/scalar/planes.h"
-#include "kernel/vector.h"
 
 #include <string.h>
 
@@ -57,17 +56,5 @@ void mlxd_planes_put(unsigned bits, const uint8_t q[ROWS][GROUP], uint8_t *p) {
         }
         p += (size_t)64 * width;
         low += width;
-    }
-}
-
-void mlxd_widen(mlxd_float type, const uint8_t *p, size_t n, float *out) {
-    for (size_t i = 0; i < n; i++) {
-        uint16_t h;
-        if (type == MLXD_FLOAT_F32) {
-            memcpy(&out[i], p + 4 * i, 4);
-            continue;
-        }
-        memcpy(&h, p + 2 * i, 2);
-        out[i] = type == MLXD_FLOAT_F16 ? mlxd_f16_to_f32(h) : mlxd_bf16_to_f32(h);
     }
 }

@@ -8,7 +8,7 @@
 #ifndef MLXD_KERNEL_X86_AVX512_H
 #define MLXD_KERNEL_X86_AVX512_H
 
-#include "base/base.h"
+#include "kernel/format.h"
 #include "kernel/inline.h"
 
 #include <immintrin.h>
@@ -27,6 +27,13 @@ MLXD_INLINE __m512 mlxd_avx512_load_f16(const void *p) {
 MLXD_INLINE __m512 mlxd_avx512_load_bf16(const void *p) {
     __m512i v = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
+}
+
+/* Sixteen numbers of any type at p (any alignment), widened. */
+MLXD_INLINE __m512 mlxd_avx512_widen(const mlxd_float type, const uint8_t *p) {
+    if (type == MLXD_FLOAT_F32)
+        return _mm512_loadu_ps((const void *)p);
+    return type == MLXD_FLOAT_F16 ? mlxd_avx512_load_f16(p) : mlxd_avx512_load_bf16(p);
 }
 
 /* mlxd_exp_f32 on each lane, operation by operation; math.c explains them. Its last two products,

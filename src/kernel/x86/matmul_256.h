@@ -169,11 +169,6 @@ MLXD_INLINE void add_group(const int bits, const int stored, const bool affine, 
 
 /* ---- a panel times some tokens ---- */
 
-MLXD_INLINE mlxd_quants advance(mlxd_quants z, size_t tokens) {
-    return (mlxd_quants){z.q + GROUP * tokens, z.scale + tokens, z.offset + tokens,
-                         z.start + tokens};
-}
-
 /* `tokens` tokens of a tile, whose groups are `stride` tokens apart; all in registers. */
 MLXD_INLINE void run_tokens(const int bits, const bool affine, const int tokens,
                             const mlxd_matrix *w, const uint8_t *p, mlxd_quants z, size_t stride,
@@ -186,7 +181,7 @@ MLXD_INLINE void run_tokens(const int bits, const bool affine, const int tokens,
         acc[t].half[0] = acc[t].half[1] = _mm256_setzero_ps();
     for (size_t b = 0; b < w->cols / (GROUP * share); b++, p += bytes) {
         scales s = load_scales(w->format.type, affine, p + share * payload);
-        for (size_t g = 0; g < share; g++, z = advance(z, stride)) {
+        for (size_t g = 0; g < share; g++, z = mlxd_quants_skip(z, stride)) {
             mlxd_avx2_prefetch(p + g * payload, AHEAD, payload + 64);
             add_group(bits, bits, affine, tokens, p + g * payload, &s, z, acc);
         }
@@ -207,11 +202,11 @@ MLXD_INLINE void run_fours(const int bits, const bool affine, const mlxd_matrix 
         acc[t].half[0] = acc[t].half[1] = _mm256_setzero_ps();
     for (size_t b = 0; b < w->cols / (GROUP * share); b++, p += bytes) {
         scales s = load_scales(w->format.type, affine, p + share * payload);
-        for (size_t g = 0; g < share; g++, z = advance(z, stride)) {
+        for (size_t g = 0; g < share; g++, z = mlxd_quants_skip(z, stride)) {
             const uint8_t *q = unpack(bits, p + g * payload, room);
             mlxd_avx2_prefetch(p + g * payload, AHEAD, payload + 64);
             for (size_t t = 0; t < n; t += 4)
-                add_group(bits, 8, affine, 4, q, &s, advance(z, t), acc + t);
+                add_group(bits, 8, affine, 4, q, &s, mlxd_quants_skip(z, t), acc + t);
         }
     }
 }
@@ -230,11 +225,11 @@ MLXD_INLINE void run_tile(const int bits, const bool affine, const mlxd_matrix *
         run_tokens(bits, affine, 4, w, p, z, n, acc);
     }
     if (n - t >= 2) {
-        run_tokens(bits, affine, 2, w, p, advance(z, t), n, acc + t);
+        run_tokens(bits, affine, 2, w, p, mlxd_quants_skip(z, t), n, acc + t);
         t += 2;
     }
     if (n - t >= 1)
-        run_tokens(bits, affine, 1, w, p, advance(z, t), n, acc + t);
+        run_tokens(bits, affine, 1, w, p, mlxd_quants_skip(z, t), n, acc + t);
 }
 
 /* The constants make one loop of each format. */

@@ -56,9 +56,9 @@ MLXD_INLINE void unpack_groups(const int bits, const bool affine, mlxd_format f,
         for (int j = 0; j < MLXD_QUADS; j++)
             _mm512_store_si512(to->b[i] + 64 * j,
                                _mm512_sub_epi8(mlxd_quads512_get(bits, block, j), zero));
-        _mm512_store_ps(to->d[i], mlxd_quads512_floats(f.type, scales));
+        _mm512_store_ps(to->d[i], mlxd_avx512_widen(f.type, scales));
         if (affine)
-            _mm512_store_ps(to->m[i], mlxd_quads512_floats(f.type, scales + floats));
+            _mm512_store_ps(to->m[i], mlxd_avx512_widen(f.type, scales + floats));
     }
 }
 

@@ -101,9 +101,9 @@ MLXD_INLINE void run_pass(const int bits, const bool affine, const int streams, 
         MLXD_UNROLL
         for (int i = 0; i < streams; i++) {
             const uint8_t *scales = p + (size_t)i * x->apart + x->share * payload;
-            d[i] = m[i] = mlxd_quads512_floats(x->type, scales);
+            d[i] = m[i] = mlxd_avx512_widen(x->type, scales);
             if (affine)
-                m[i] = mlxd_quads512_floats(x->type, scales + floats);
+                m[i] = mlxd_avx512_widen(x->type, scales + floats);
             if (tokens == 1 || x->fetch)
                 fetch(p + (size_t)i * x->apart, tokens == 1 ? AHEAD : 2 * AHEAD, bytes);
         }
@@ -112,8 +112,7 @@ MLXD_INLINE void run_pass(const int bits, const bool affine, const int streams, 
             for (int i = 0; i < streams; i++)
                 add_group(bits, affine, tokens, p + (size_t)i * x->apart + g * payload, d[i], m[i],
                           z, acc + i);
-            z = (mlxd_quants){z.q + x->stride * GROUP, z.scale + x->stride, z.offset + x->stride,
-                              z.start + x->stride};
+            z = mlxd_quants_skip(z, x->stride);
         }
     }
     MLXD_UNROLL
@@ -218,11 +217,6 @@ static void store(const work *k, size_t panel, size_t t, __m512 sum) {
     _mm512_mask_storeu_ps(y, mask, sum);
 }
 
-static mlxd_quants advance(mlxd_quants z, size_t tokens) {
-    return (mlxd_quants){z.q + tokens * GROUP, z.scale + tokens, z.offset + tokens,
-                         z.start + tokens};
-}
-
 /* Token t, which is x->z, and the panels panel, panel + count, ... (STREAMS of them) at x->p. */
 static void run_one(const work *k, size_t panel, size_t count, size_t t, const pass *x) {
     __m512 sums[TOKENS];
@@ -244,7 +238,7 @@ static void run_turns(const work *k, size_t panel, size_t streams, size_t count,
     for (size_t b = 0; b < k->blocks; b += turn) {
         pass part = *x;
         part.blocks = MLXD_MIN(turn, k->blocks - b);
-        part.z = advance(x->z, b * x->share * x->stride);
+        part.z = mlxd_quants_skip(x->z, b * x->share * x->stride);
         for (size_t s = 0; s < streams; s++) {
             part.p = x->p + s * x->apart + b * k->block_bytes;
             k->run(1, tokens, &part, sums[s]);

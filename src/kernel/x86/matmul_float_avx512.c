@@ -23,12 +23,6 @@ typedef struct tile {
     __m512 y[PANELS_MAX][TOKENS_MAX];
 } tile;
 
-MLXD_INLINE __m512 widen(const mlxd_float type, const uint8_t *p) {
-    if (type == MLXD_FLOAT_F32)
-        return _mm512_loadu_ps(p);
-    return type == MLXD_FLOAT_F16 ? mlxd_avx512_load_f16(p) : mlxd_avx512_load_bf16(p);
-}
-
 MLXD_INLINE void run_tile(const mlxd_float type, const int panels, const int tokens, tile *o) {
     const size_t bytes = (type == MLXD_FLOAT_F32 ? 4 : 2) * ROWS;
     __m512 acc[PANELS_MAX][TOKENS_MAX];
@@ -49,7 +43,7 @@ MLXD_INLINE void run_tile(const mlxd_float type, const int panels, const int tok
         MLXD_UNROLL
         for (int i = 0; i < panels; i++) {
             _mm_prefetch((const char *)((uintptr_t)w[i] + c * bytes + AHEAD), _MM_HINT_T0);
-            v[i] = widen(type, w[i] + c * bytes);
+            v[i] = mlxd_avx512_widen(type, w[i] + c * bytes);
         }
         MLXD_UNROLL
         for (int t = 0; t < tokens; t++) {

@@ -6,9 +6,7 @@
 #define MLXD_KERNEL_X86_QUADS512_H
 
 #include "kernel/format.h"
-#include "kernel/inline.h"
-
-#include <immintrin.h>
+#include "kernel/x86/avx512.h"
 
 #define MLXD_QUADS 8
 
@@ -48,16 +46,6 @@ MLXD_INLINE __m512i mlxd_quads512_get(const int bits, const uint8_t *p, int j) {
     else if (bits == 3)
         q = _mm512_or_si512(q, mlxd_quads512_part(mlxd_quads512_load(p + 128), j - 2, 4));
     return q;
-}
-
-/* 16 scales or offsets at p, widened. */
-MLXD_INLINE __m512 mlxd_quads512_floats(mlxd_float type, const uint8_t *p) {
-    if (type == MLXD_FLOAT_F32)
-        return _mm512_loadu_ps((const void *)p);
-    __m256i halves = _mm256_loadu_si256((const void *)p);
-    if (type == MLXD_FLOAT_F16)
-        return _mm512_cvtph_ps(halves);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
 #endif

@@ -57,8 +57,7 @@ void mlxd_quantize_avx2(const float *x, size_t k, mlxd_quants z, size_t stride) 
     MLXD_ASSERT(k % GROUP == 0);
     for (size_t g = 0; g < k / GROUP; g++, x += GROUP) {
         quantize_group(x, z);
-        z = (mlxd_quants){z.q + stride * GROUP, z.scale + stride, z.offset + stride,
-                          z.start + stride};
+        z = mlxd_quants_skip(z, stride);
     }
 }
 #endif

@@ -136,7 +136,7 @@ void mlxd_quantize_avx512(const float *x, size_t k, mlxd_quants z, size_t stride
         quantize_batch(v, &b);
         put(&b, count, z, stride);
         size_t next = count * stride;
-        z = (mlxd_quants){z.q + next * GROUP, z.scale + next, z.offset + next, z.start + next};
+        z = mlxd_quants_skip(z, next);
     }
 }
 #endif
