@@ -272,7 +272,7 @@ static void attend_block(const struct step *s, const mlxd_span *span, size_t fir
     const mlxd_layers *l = s->l;
     const mlxd_kv_session *session = l->sessions[span->row];
     size_t dim = l->c.head_dim, group = l->c.heads / l->c.kv_heads;
-    const float scale = 1.0f / sqrtf((float)dim);
+    const mlxd_score scale = {1.0f / sqrtf((float)dim), 0};
     for (size_t i = 0; i < count * group; i++) {
         size_t t = first + i / group, h = kv_head * group + i % group;
         query[i].q = l->q + (t * l->c.heads + h) * dim;
@@ -317,7 +317,7 @@ static void split_task(void *ctx, size_t task, unsigned thread) {
     uint32_t kv_head = (uint32_t)(task % c->kv_heads), group = c->heads / c->kv_heads;
     size_t part = task / c->kv_heads, dim = c->head_dim, h0 = kv_head * group;
     uint32_t end = position_of(s, 0) + 1, pages = mlxd_kv_pages(end);
-    const float scale = 1.0f / sqrtf((float)dim);
+    const mlxd_score scale = {1.0f / sqrtf((float)dim), 0};
     for (size_t p = pages * part / s->splits; p < pages * (part + 1) / s->splits; p++) {
         mlxd_query *query = l->parts + p * c->heads + h0;
         for (uint32_t h = 0; h < group; h++)
