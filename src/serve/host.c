@@ -50,7 +50,7 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
     if (!err)
         err = mlxd_checkpoint_open(&h->checkpoint, p->path, why);
     if (!err) {
-        err = mlxd_config_read(&h->config, mlxd_checkpoint_gguf(h->checkpoint), why);
+        err = mlxd_config_read(&h->config, h->checkpoint, why);
         if (err)
             err = mlxd_fail_in(why, err, "%s", p->path);
     }

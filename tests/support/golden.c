@@ -132,7 +132,7 @@ float *golden_logits(const golden_run *run, uint32_t *n_vocab) {
     mlxd_pool *pool = mlxd_pool_open(run->threads);
     assert_non_null(pool);
     check(mlxd_checkpoint_open(&file, path, &why), &why);
-    check(mlxd_config_read(&c, mlxd_checkpoint_gguf(file), &why), &why);
+    check(mlxd_config_read(&c, file, &why), &why);
     check(mlxd_vocab_open(&vocab, file, &c, run->kernels, pool, NULL, &why), &why);
     open_stages(&stages, run, file, &c, pool);
     float *logits = mlxd_mem_new(run->n_tokens * c.vocab, sizeof *logits);

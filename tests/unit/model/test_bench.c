@@ -28,7 +28,7 @@ static mlxd_err open_bench(struct bench *b, const char *name, const mlxd_bench_t
     b->bench = NULL;
     snprintf(path, sizeof path, "%s/%s", MLXD_GOLDEN, name);
     assert_int_equal(mlxd_checkpoint_open(&b->file, path, why), MLXD_OK);
-    assert_int_equal(mlxd_config_read(&b->config, mlxd_checkpoint_gguf(b->file), why), MLXD_OK);
+    assert_int_equal(mlxd_config_read(&b->config, b->file, why), MLXD_OK);
     mlxd_bench_params p = {.checkpoint = b->file,
                            .config = &b->config,
                            .kernels = k,

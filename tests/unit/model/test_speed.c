@@ -16,7 +16,7 @@ static mlxd_checkpoint *open_model(const char *name, mlxd_config *c) {
     mlxd_why why;
     snprintf(path, sizeof path, "%s/%s", MLXD_GOLDEN, name);
     assert_int_equal(mlxd_checkpoint_open(&f, path, &why), MLXD_OK);
-    assert_int_equal(mlxd_config_read(c, mlxd_checkpoint_gguf(f), &why), MLXD_OK);
+    assert_int_equal(mlxd_config_read(c, f, &why), MLXD_OK);
     return f;
 }
 
