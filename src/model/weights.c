@@ -73,6 +73,9 @@ static bool packed_format(const mlxd_encoding *e, mlxd_format *out) {
         *out = mlxd_affine_format(
             &(mlxd_affine){.bits = e->bits, .group = e->group, .type = e->scales});
         return true;
+    case MLXD_ENCODING_MXFP4:
+    case MLXD_ENCODING_MXFP8:
+    case MLXD_ENCODING_NVFP4:
     case MLXD_ENCODING_OTHER:
         break;
     }

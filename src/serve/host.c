@@ -49,6 +49,8 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
     mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
     if (!err)
         err = mlxd_checkpoint_open(&h->checkpoint, p->path, why);
+    if (!err && !mlxd_checkpoint_gguf(h->checkpoint))
+        err = mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: not a GGUF model", p->path);
     if (!err) {
         err = mlxd_config_read(&h->config, h->checkpoint, why);
         if (err)
