@@ -4,6 +4,8 @@
 #include "base/os.h"
 #include "model/speed.h"
 
+#include <string.h>
+
 /* The head is loaded on the driver thread, whose pool does the packing. */
 struct load_head {
     mlxd_host *host;
@@ -25,7 +27,33 @@ static void load_head_job(mlxd_pool *pool, void *a, void *b) {
         mlxd_vocab_close(vocab);
 }
 
-static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
+/* How the model is sampled, when its turns end, and how it marks what it thinks. */
+static mlxd_err read_defaults(mlxd_host *h, const char *reasoning, mlxd_why *why) {
+    const mlxd_gguf *g = mlxd_model_file_gguf(h->file);
+    mlxd_slice source = {0};
+    mlxd_err err = mlxd_generation_config_read_gguf(&h->defaults, g, why);
+    for (size_t i = 0; i < h->defaults.n_ends && !err; i++) {
+        err = mlxd_tokenizer_add_end(h->tokenizer, h->defaults.ends[i], why);
+        if (err)
+            err = mlxd_fail_in(why, err, "eos_token_id");
+    }
+    if (err)
+        return mlxd_fail_in(why, err, "%s", mlxd_model_file_path(h->file));
+    if (reasoning && *reasoning && strcmp(reasoning, "auto") != 0) {
+        if (mlxd_reasoning_find(mlxd_slice_str(reasoning), &h->reasoning))
+            return MLXD_OK;
+        return mlxd_fail(why, MLXD_ERR_CONFIG,
+                         "reasoning format \"%.40s\": expected auto, none, think, mistral or "
+                         "harmony",
+                         reasoning);
+    }
+    if (mlxd_gguf_get_str(g, "tokenizer.chat_template", &source, NULL))
+        source = (mlxd_slice){0};
+    h->reasoning = mlxd_reasoning_detect(source, h->tokenizer);
+    return MLXD_OK;
+}
+
+static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
     const mlxd_gguf *g = mlxd_model_file_gguf(h->file);
     mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
     if (!err && mlxd_tokenizer_vocab(h->tokenizer) > h->config.vocab)
@@ -39,11 +67,12 @@ static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
         err = MLXD_OK;
     else if (err)
         err = mlxd_fail(why, err, "%s: %s", mlxd_model_file_path(h->file), h->chat_why.text);
-    return err;
+    return err ? err : read_defaults(h, reasoning, why);
 }
 
 mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) {
     *h = (mlxd_host){0};
+    mlxd_generation_config_init(&h->defaults);
     unsigned threads = p->threads ? p->threads : MLXD_MIN(mlxd_os_cpus(), MLXD_LIMIT_THREADS);
     mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
     if (!err)
@@ -54,7 +83,7 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
             err = mlxd_fail_in(why, err, "%s", p->path);
     }
     if (!err && p->text)
-        err = open_text(h, why);
+        err = open_text(h, p->reasoning, why);
     if (!err)
         err = mlxd_driver_open(&h->driver, threads, why);
     if (!err && p->pin)
