@@ -18,6 +18,7 @@
 #define MLXD_LIMIT_GGUF_STRING (1u << 20) /* a metadata string, bytes */
 #define MLXD_LIMIT_GGUF_ARRAY (16u << 20) /* elements of one metadata array */
 #define MLXD_LIMIT_GGUF_NAME 64           /* a tensor's name with NUL */
+#define MLXD_LIMIT_TENSOR_NAME 256        /* the same where other containers give it */
 #define MLXD_LIMIT_GGUF_DIMS 4
 #define MLXD_LIMIT_GGUF_ALIGNMENT (64u << 10)
 #define MLXD_LIMIT_LAYERS 1024

@@ -1,5 +1,4 @@
-/* file.c - see file.h. The container's head is read in growing pieces until the parser has all it
- * wants, so a file of any size costs no more memory than its metadata. */
+/* file.c - see file.h. */
 #include "model/file.h"
 
 #include "base/mem.h"
@@ -12,18 +11,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HEAD_FIRST ((size_t)4 << 20)
-#define HEAD_MAX ((size_t)512 << 20)
 #define SETTLED_S 2
 
 struct mlxd_model_file {
     int fd;
     char *path;
     uint64_t bytes;
-    uint8_t *head;
-    mlxd_gguf *gguf;
-    uint8_t meta[MLXD_SHA256_BYTES];
-    char identity[96];
+    char identity[MLXD_MODEL_FILE_IDENTITY];
 };
 
 static mlxd_err open_error(const char *path, int error, mlxd_why *why) {
@@ -54,30 +48,6 @@ mlxd_err mlxd_model_file_read(const mlxd_model_file *f, uint64_t offset, void *o
         offset += (uint64_t)n;
         len -= (size_t)n;
     }
-    return MLXD_OK;
-}
-
-static mlxd_err parse_head(mlxd_model_file *f, mlxd_why *why) {
-    mlxd_err err = MLXD_ERR_AGAIN;
-    for (size_t want = HEAD_FIRST, have = 0; err == MLXD_ERR_AGAIN; want *= 2) {
-        if (have >= HEAD_MAX)
-            return mlxd_fail(why, MLXD_ERR_DATA, "%s: metadata is larger than %zu MiB", f->path,
-                             HEAD_MAX >> 20);
-        size_t len = (size_t)MLXD_MIN((uint64_t)want, f->bytes);
-        uint8_t *p = mlxd_mem_resize(f->head, MLXD_MAX(len, (size_t)1), 1);
-        if (!p)
-            return mlxd_fail(why, MLXD_ERR_NOMEM, "%s: no memory for its metadata", f->path);
-        f->head = p;
-        err = mlxd_model_file_read(f, have, p + have, len - have, why);
-        if (err)
-            return err;
-        have = len;
-        err = mlxd_gguf_open_head(&f->gguf, (mlxd_slice){p, len}, f->bytes, f->path, why);
-    }
-    if (err)
-        return err;
-    mlxd_slice meta = mlxd_gguf_metadata(f->gguf);
-    mlxd_sha256_once(meta.data, meta.len, f->meta);
     return MLXD_OK;
 }
 
@@ -116,9 +86,6 @@ mlxd_err mlxd_model_file_open(mlxd_model_file **out, const char *path, mlxd_why 
         goto fail;
     f->bytes = (uint64_t)st.st_size;
     set_identity(f, &st);
-    err = parse_head(f, why);
-    if (err)
-        goto fail;
     *out = f;
     return MLXD_OK;
 fail:
@@ -129,16 +96,10 @@ fail:
 void mlxd_model_file_close(mlxd_model_file *f) {
     if (!f)
         return;
-    mlxd_gguf_close(f->gguf);
-    mlxd_mem_free(f->head);
     if (f->fd >= 0)
         close(f->fd);
     mlxd_mem_free(f->path);
     mlxd_mem_free(f);
-}
-
-const mlxd_gguf *mlxd_model_file_gguf(const mlxd_model_file *f) {
-    return f->gguf;
 }
 
 const char *mlxd_model_file_path(const mlxd_model_file *f) {
@@ -147,10 +108,6 @@ const char *mlxd_model_file_path(const mlxd_model_file *f) {
 
 uint64_t mlxd_model_file_bytes(const mlxd_model_file *f) {
     return f->bytes;
-}
-
-void mlxd_model_file_meta_digest(const mlxd_model_file *f, uint8_t out[MLXD_SHA256_BYTES]) {
-    memcpy(out, f->meta, MLXD_SHA256_BYTES);
 }
 
 const char *mlxd_model_file_identity(const mlxd_model_file *f) {

@@ -19,7 +19,8 @@ static void load_head_job(mlxd_pool *pool, void *a, void *b) {
     mlxd_host *h = l->host;
     mlxd_vocab *vocab;
     (void)b;
-    l->err = mlxd_vocab_open(&vocab, h->file, &h->config, h->kernels, pool, l->progress, l->why);
+    l->err =
+        mlxd_vocab_open(&vocab, h->checkpoint, &h->config, h->kernels, pool, l->progress, l->why);
     if (l->err)
         return;
     l->err = mlxd_head_open(&h->head, h->driver, vocab, &h->config, l->why);
@@ -27,47 +28,77 @@ static void load_head_job(mlxd_pool *pool, void *a, void *b) {
         mlxd_vocab_close(vocab);
 }
 
-/* How the model is sampled, when its turns end, and how it marks what it thinks. */
-static mlxd_err read_defaults(mlxd_host *h, const char *reasoning, mlxd_why *why) {
-    const mlxd_gguf *g = mlxd_model_file_gguf(h->file);
-    mlxd_slice source = {0};
-    mlxd_err err = mlxd_generation_config_read_gguf(&h->defaults, g, why);
+/* Reads one of the model's documents, if it is there; errors name it. */
+static mlxd_err read_document(mlxd_host *h, const char *name,
+                              mlxd_err (*read)(mlxd_generation_config *, mlxd_slice, mlxd_why *),
+                              mlxd_why *why) {
+    mlxd_slice text = mlxd_checkpoint_document(h->checkpoint, name);
+    mlxd_err err = text.len > 0 ? read(&h->defaults, text, why) : MLXD_OK;
+    return err ? mlxd_fail_in(why, err, "%s", name) : MLXD_OK;
+}
+
+/* How the model is sampled, and when its turns end. */
+static mlxd_err read_defaults(mlxd_host *h, mlxd_why *why) {
+    const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
+    mlxd_err err = g ? mlxd_generation_config_read_gguf(&h->defaults, g, why) : MLXD_OK;
+    if (!err)
+        err = read_document(h, "generation_config.json", mlxd_generation_config_read_json, why);
+    if (!err)
+        err = read_document(h, "config.json", mlxd_generation_config_read_ends, why);
     for (size_t i = 0; i < h->defaults.n_ends && !err; i++) {
         err = mlxd_tokenizer_add_end(h->tokenizer, h->defaults.ends[i], why);
         if (err)
             err = mlxd_fail_in(why, err, "eos_token_id");
     }
-    if (err)
-        return mlxd_fail_in(why, err, "%s", mlxd_model_file_path(h->file));
-    if (reasoning && *reasoning && strcmp(reasoning, "auto") != 0) {
-        if (mlxd_reasoning_find(mlxd_slice_str(reasoning), &h->reasoning))
-            return MLXD_OK;
-        return mlxd_fail(why, MLXD_ERR_CONFIG,
-                         "reasoning format \"%.40s\": expected auto, none, think, mistral or "
-                         "harmony",
-                         reasoning);
+    return err ? mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint)) : MLXD_OK;
+}
+
+/* Where the template may stand. Its text, not its meaning, is looked at, so a JSON string will do.
+ */
+static mlxd_slice find_template(const mlxd_host *h) {
+    static const char *const names[] = {"chat_template.jinja", "chat_template.json",
+                                        "tokenizer_config.json"};
+    const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
+    mlxd_slice text = {0};
+    if (g && mlxd_gguf_get_str(g, "tokenizer.chat_template", &text, NULL) == MLXD_OK)
+        return text;
+    for (size_t i = 0; i < MLXD_COUNT_OF(names); i++) {
+        text = mlxd_checkpoint_document(h->checkpoint, names[i]);
+        if (text.len > 0)
+            return text;
     }
-    if (mlxd_gguf_get_str(g, "tokenizer.chat_template", &source, NULL))
-        source = (mlxd_slice){0};
-    h->reasoning = mlxd_reasoning_detect(source, h->tokenizer);
-    return MLXD_OK;
+    return (mlxd_slice){0};
+}
+
+static mlxd_err read_reasoning(mlxd_host *h, const char *name, mlxd_why *why) {
+    if (!name || !*name || strcmp(name, "auto") == 0) {
+        h->reasoning = mlxd_reasoning_detect(find_template(h), h->tokenizer);
+        return MLXD_OK;
+    }
+    if (mlxd_reasoning_find(mlxd_slice_str(name), &h->reasoning))
+        return MLXD_OK;
+    return mlxd_fail(why, MLXD_ERR_CONFIG,
+                     "reasoning format \"%.40s\": expected auto, none, think, mistral or harmony",
+                     name);
 }
 
 static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
-    const mlxd_gguf *g = mlxd_model_file_gguf(h->file);
+    const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
     mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
     if (!err && mlxd_tokenizer_vocab(h->tokenizer) > h->config.vocab)
         err = mlxd_fail(why, MLXD_ERR_DATA, "the tokenizer has %zu tokens, the embedding %u rows",
                         mlxd_tokenizer_vocab(h->tokenizer), h->config.vocab);
     if (err)
-        return mlxd_fail_in(why, err, "%s", mlxd_model_file_path(h->file));
+        return mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint));
     /* Without a template the model still answers raw prompts. */
     err = mlxd_chat_open(&h->chat, g, &h->chat_why);
     if (err == MLXD_ERR_NOTFOUND || err == MLXD_ERR_UNSUPPORTED)
         err = MLXD_OK;
     else if (err)
-        err = mlxd_fail(why, err, "%s: %s", mlxd_model_file_path(h->file), h->chat_why.text);
-    return err ? err : read_defaults(h, reasoning, why);
+        err = mlxd_fail(why, err, "%s: %s", mlxd_checkpoint_path(h->checkpoint), h->chat_why.text);
+    if (!err)
+        err = read_defaults(h, why);
+    return err ? err : read_reasoning(h, reasoning, why);
 }
 
 mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) {
@@ -76,9 +107,9 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
     unsigned threads = p->threads ? p->threads : MLXD_MIN(mlxd_os_cpus(), MLXD_LIMIT_THREADS);
     mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
     if (!err)
-        err = mlxd_model_file_open(&h->file, p->path, why);
+        err = mlxd_checkpoint_open(&h->checkpoint, p->path, why);
     if (!err) {
-        err = mlxd_config_read(&h->config, mlxd_model_file_gguf(h->file), why);
+        err = mlxd_config_read(&h->config, mlxd_checkpoint_gguf(h->checkpoint), why);
         if (err)
             err = mlxd_fail_in(why, err, "%s", p->path);
     }
@@ -103,7 +134,7 @@ void mlxd_host_close(mlxd_host *h) {
     mlxd_driver_close(h->driver);
     mlxd_chat_close(h->chat);
     mlxd_tokenizer_close(h->tokenizer);
-    mlxd_model_file_close(h->file);
+    mlxd_checkpoint_close(h->checkpoint);
     *h = (mlxd_host){0};
 }
 

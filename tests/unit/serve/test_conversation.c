@@ -46,7 +46,7 @@ static void open_rig(struct rig *g) {
     model_file_check(mlxd_host_open(&g->host, &h, &why), &why);
     for (uint32_t i = 0; i < STAGES; i++) {
         mlxd_cpu_params p = {.driver = g->host.driver,
-                             .layers = {.file = g->host.file,
+                             .layers = {.checkpoint = g->host.checkpoint,
                                         .config = &g->host.config,
                                         .kernels = g->host.kernels,
                                         .first = 2 * i,
