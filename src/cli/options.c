@@ -100,6 +100,8 @@ static const struct option options[] = {
     {"reasoning-format", 0, "F", "MLXD_REASONING_FORMAT", "model.reasoning_format",
      TEXT, AT(reasoning_format), 0, 0, "auto", RUN|SERVE,
      "how the model marks what it thinks: think, mistral, harmony, none; auto = as its files show"},
+    {"verbose", 'v', NULL, NULL, NULL, FLAG, AT(verbose), 0, 0, "", RUN,
+     "in a conversation, tell after each answer how fast it was"},
     {"raw", 0, NULL, NULL, NULL, FLAG, AT(raw), 0, 0, "", RUN,
      "no chat template: continue the prompt's text"},
     {"ignore-eos", 0, NULL, NULL, NULL, FLAG, AT(ignore_eos), 0, 0, "", RUN,

@@ -52,7 +52,7 @@ typedef struct mlxd_options {
     mlxd_option_list stop;
     const char *reasoning_format;
     const char *system;
-    bool raw, json, ignore_eos;
+    bool raw, json, ignore_eos, verbose;
     mlxd_option_list layers_per_stage;
     /* nodes */
     const char *device, *role;

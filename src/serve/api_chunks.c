@@ -126,7 +126,7 @@ static void write_usage(mlxd_jsonw *w, const mlxd_request *r) {
     mlxd_jsonw_member_uint(w, "total_tokens", (uint64_t)r->n_prompt + drawn);
     mlxd_jsonw_key(w, "prompt_tokens_details");
     mlxd_jsonw_object_begin(w);
-    mlxd_jsonw_member_uint(w, "cached_tokens", 0);
+    mlxd_jsonw_member_uint(w, "cached_tokens", r->cached);
     mlxd_jsonw_object_end(w);
     mlxd_jsonw_key(w, "completion_tokens_details");
     mlxd_jsonw_object_begin(w);
