@@ -88,17 +88,21 @@ static size_t next_turn(const mlxd_conversation *c, size_t first) {
     return 0;
 }
 
-static mlxd_err encode_all(const mlxd_conversation *c, const mlxd_chat *chat,
-                           const mlxd_tokenizer *t, size_t tokens_max, mlxd_tokens *out,
-                           mlxd_why *why) {
+/* The system message, if there is one, and the messages from `first` on. */
+static mlxd_err encode_from(const mlxd_conversation *c, size_t first, const mlxd_chat *chat,
+                            const mlxd_tokenizer *t, size_t tokens_max, mlxd_tokens *out,
+                            mlxd_why *why) {
     mlxd_chat_message *messages = mlxd_mem_new(c->count, sizeof *messages);
+    size_t n = 0;
     if (!messages)
         return mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     for (size_t i = 0; i < c->count; i++)
-        messages[i] = (mlxd_chat_message){.role = mlxd_slice_str(role_names[c->messages[i].role]),
-                                          .content = slice_of(&c->messages[i].content)};
+        if (i >= first || c->messages[i].role == MLXD_ROLE_SYSTEM)
+            messages[n++] =
+                (mlxd_chat_message){.role = mlxd_slice_str(role_names[c->messages[i].role]),
+                                    .content = slice_of(&c->messages[i].content)};
     out->count = 0;
-    mlxd_err err = mlxd_chat_encode(chat, t, messages, c->count, tokens_max, out, why);
+    mlxd_err err = mlxd_chat_encode(chat, t, messages, n, tokens_max, out, why);
     mlxd_mem_free(messages);
     return err;
 }
@@ -106,16 +110,22 @@ static mlxd_err encode_all(const mlxd_conversation *c, const mlxd_chat *chat,
 mlxd_err mlxd_conversation_encode(mlxd_conversation *c, const mlxd_chat *chat,
                                   const mlxd_tokenizer *t, size_t tokens_max, mlxd_tokens *out,
                                   size_t *dropped, mlxd_why *why) {
+    size_t oldest = mlxd_conversation_has_system(c), first = oldest, turns = 0;
+    mlxd_err err = encode_from(c, first, chat, t, tokens_max, out, why);
     *dropped = 0;
-    for (;;) {
-        mlxd_err err = encode_all(c, chat, t, tokens_max, out, why);
-        size_t first = mlxd_conversation_has_system(c);
-        size_t next = err == MLXD_ERR_RANGE ? next_turn(c, first) : 0;
+    while (err == MLXD_ERR_RANGE) {
+        size_t next = next_turn(c, first);
         if (!next)
             return err;
-        remove_messages(c, first, next);
-        ++*dropped;
+        first = next;
+        turns++;
+        err = encode_from(c, first, chat, t, tokens_max, out, why);
     }
+    if (err)
+        return err;
+    remove_messages(c, oldest, first);
+    *dropped = turns;
+    return MLXD_OK;
 }
 
 /* ---- files ---- */

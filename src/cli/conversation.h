@@ -39,7 +39,7 @@ bool mlxd_conversation_has_system(const mlxd_conversation *c);
 /* Appends the ids of the conversation, as the template renders it, to `out`. While they are more
  * than `tokens_max`, the oldest turn (a user's message and what follows it, up to the next one) is
  * removed; *dropped counts them. The last turn and the system message stay: RANGE when these are
- * too long. */
+ * too long. After an error nothing was removed. */
 mlxd_err mlxd_conversation_encode(mlxd_conversation *c, const mlxd_chat *chat,
                                   const mlxd_tokenizer *t, size_t tokens_max, mlxd_tokens *out,
                                   size_t *dropped, mlxd_why *why) MLXD_MUST_CHECK;

@@ -113,12 +113,13 @@ static void use_paste(bool on) {
     }
 }
 
-/* What a terminal puts between ESC [ 200 ~ and ESC [ 201 ~: into the line, as it is. */
+/* What a terminal puts between ESC [ 200 ~ and ESC [ 201 ~: into the line, as it is. Line ends come
+ * as carriage returns. */
 static unsigned char paste(EditLine *edit, wint_t key) {
     static const wchar_t end[] = L"\033[201~";
     mlxd_line *l;
     size_t matched = 0;
-    wchar_t c, before = 0;
+    wchar_t c;
     (void)key;
     el_wget(edit, EL_CLIENTDATA, &l);
     mlxd_buf_clear(&l->wide);
@@ -126,11 +127,6 @@ static unsigned char paste(EditLine *edit, wint_t key) {
         if (read_char(edit, &c) != 1)
             return CC_EOF;
         matched = c == end[matched] ? matched + 1 : c == end[0] ? 1 : 0;
-        if (c == L'\n' && before == L'\r') {
-            before = 0;
-            continue;
-        }
-        before = c;
         c = c == L'\r' ? L'\n' : c;
         if (c != 0)
             mlxd_buf_add(&l->wide, &c, sizeof c);
@@ -266,6 +262,9 @@ static mlxd_line_result read_line(mlxd_line *l, const wchar_t *prompt, mlxd_buf 
     int n = 0;
     l->prompt = prompt;
     l->n_held = 0;
+    /* Before the prompt: libedit does it behind it, where keys that were quick enough would have
+     * been taken for the terminal's own. */
+    el_wset(l->edit, EL_PREP_TERM, 1);
     use_paste(true);
     const wchar_t *line = el_wgets(l->edit, &n);
     use_paste(false);
