@@ -265,6 +265,7 @@ static mlxd_err open_model(struct node *node, mlxd_why *why) {
                           .pin = o->pin,
                           .cpu = o->cpu,
                           .text = true,
+                          .reasoning = o->reasoning_format,
                           .head = true,
                           .progress = &progress};
     mlxd_err err = mlxd_host_open(&node->host, &p, why);

@@ -12,10 +12,11 @@
 #include <unistd.h>
 
 static const mlxd_command commands[] = {
-    {"run", MLXD_CMD_RUN, "answer one prompt in this process",
-     "mlxd run -m FILE -p TEXT [options]\n\n"
-     "Loads the model, answers one prompt on standard output, and ends. Nothing is sent over a\n"
-     "network. With --json one object with text, token ids, timings and the digest of the "
+    {"run", MLXD_CMD_RUN, "a conversation, or one prompt, in this process",
+     "mlxd run MODEL [-p TEXT] [options]\n\n"
+     "Answers one prompt (-p, or standard input) on standard output, and ends. Without a prompt,\n"
+     "on a terminal, it is a conversation, in which /help lists the commands. Nothing is sent\n"
+     "over a network. With --json one object with text, token ids, timings and the digest of the\n"
      "logits.\n",
      mlxd_cmd_run},
     {"serve", MLXD_CMD_SERVE, "coordinator: the OpenAI API over this machine and its workers",

@@ -75,19 +75,19 @@ static const struct option options[] = {
     {"system", 0, "TEXT", NULL, NULL, TEXT, AT(system), 0, 0, "", RUN,
      "system message"},
     {"max-tokens", 'n', "N", NULL, NULL,
-     UINT, AT(max_tokens), 1, MLXD_LIMIT_CONTEXT, "512", RUN,
-     "tokens to generate at most"},
-    {"temp", 0, "T", NULL, NULL, REAL, AT(temperature), 0, 2, "0.7", RUN,
-     "temperature; 0 = always the most likely token"},
-    {"top-k", 0, "K", NULL, NULL, INT, AT(top_k), -1, MLXD_LIMIT_VOCAB, "0", RUN,
-     "sample from the K most likely tokens; 0 = all"},
-    {"top-p", 0, "P", NULL, NULL, REAL, AT(top_p), 0, 1, "1", RUN,
-     "sample from the smallest set of tokens with this probability"},
-    {"min-p", 0, "P", NULL, NULL, REAL, AT(min_p), 0, 1, "0", RUN,
-     "drop tokens less likely than P times the most likely one"},
+     UINT, AT(max_tokens), 1, MLXD_LIMIT_CONTEXT, "", RUN,
+     "tokens to generate at most; default: what the model's files say, or 512"},
+    {"temp", 0, "T", NULL, NULL, REAL, AT(temperature), 0, 2, "", RUN,
+     "temperature, 0 = always the most likely token; default: the model's, or 0.7"},
+    {"top-k", 0, "K", NULL, NULL, INT, AT(top_k), -1, MLXD_LIMIT_VOCAB, "", RUN,
+     "sample from the K most likely tokens, 0 = all; default: the model's, or 0"},
+    {"top-p", 0, "P", NULL, NULL, REAL, AT(top_p), 0, 1, "", RUN,
+     "sample from the smallest set of tokens with this probability; default: the model's, or 1"},
+    {"min-p", 0, "P", NULL, NULL, REAL, AT(min_p), 0, 1, "", RUN,
+     "drop tokens less likely than P times the most likely one; default: the model's, or 0"},
     {"repetition-penalty", 0, "X", NULL, NULL,
-     REAL, AT(repetition_penalty), 0.01, 100, "1", RUN,
-     "divide the logits of tokens that occurred by X; 1 = off"},
+     REAL, AT(repetition_penalty), 0.01, 100, "", RUN,
+     "divide the logits of tokens that occurred by X, 1 = off; default: the model's, or 1"},
     {"presence-penalty", 0, "X", NULL, NULL, REAL, AT(presence_penalty), -2, 2, "0", RUN,
      "subtract X from the logits of generated tokens"},
     {"frequency-penalty", 0, "X", NULL, NULL, REAL, AT(frequency_penalty), -2, 2, "0", RUN,
@@ -96,6 +96,11 @@ static const struct option options[] = {
      "seed of the sampler; default: a random one, which the summary tells"},
     {"stop", 0, "TEXT", NULL, NULL, LIST, AT(stop), 0, 0, "", RUN,
      "stop before this text (up to 4 times)"},
+    {"reasoning-format", 0, "F", "MLXD_REASONING_FORMAT", "model.reasoning_format",
+     TEXT, AT(reasoning_format), 0, 0, "auto", RUN|SERVE,
+     "how the model marks what it thinks: think, mistral, harmony, none; auto = as its files show"},
+    {"verbose", 'v', NULL, NULL, NULL, FLAG, AT(verbose), 0, 0, "", RUN,
+     "in a conversation, tell after each answer how fast it was"},
     {"raw", 0, NULL, NULL, NULL, FLAG, AT(raw), 0, 0, "", RUN,
      "no chat template: continue the prompt's text"},
     {"ignore-eos", 0, NULL, NULL, NULL, FLAG, AT(ignore_eos), 0, 0, "", RUN,
@@ -362,6 +367,16 @@ static mlxd_err store(mlxd_options *o, const struct option *opt, const char *val
 
 /* ---- defaults and environment ---- */
 
+/* The command, or the model, has its own default. */
+static void set_absent(mlxd_options *o, const struct option *opt) {
+    if (opt->type == REAL)
+        *(double *)at(o, opt) = NAN;
+    else if (opt->type == INT)
+        *(int64_t *)at(o, opt) = INT64_MIN;
+    else
+        *(uint64_t *)at(o, opt) = UINT64_MAX;
+}
+
 static mlxd_err read_defaults(mlxd_options *o, mlxd_why *why) {
     const struct place p = {MLXD_ERR_USAGE, "default"};
     for (size_t i = 0; i < MLXD_COUNT_OF(options); i++) {
@@ -369,7 +384,7 @@ static mlxd_err read_defaults(mlxd_options *o, mlxd_why *why) {
         if (opt->type == LIST || opt->type == FLAG || !opt->fallback)
             continue; /* empty, false or NULL: not given */
         if (opt->type != TEXT && opt->fallback[0] == 0) {
-            *(uint64_t *)at(o, opt) = UINT64_MAX; /* the command has its own default */
+            set_absent(o, opt);
             continue;
         }
         mlxd_err err = store(o, opt, opt->fallback, &p, why);

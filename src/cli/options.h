@@ -45,13 +45,14 @@ typedef struct mlxd_options {
     const char *cpu; /* cap of the instruction set */
     /* one request */
     const char *prompt;
-    uint64_t max_tokens;
+    uint64_t max_tokens; /* UINT64_MAX, NaN, INT64_MIN: not given, also of the next ones */
     double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     int64_t top_k;
     const char *seed; /* "" = random */
     mlxd_option_list stop;
+    const char *reasoning_format;
     const char *system;
-    bool raw, json, ignore_eos;
+    bool raw, json, ignore_eos, verbose;
     mlxd_option_list layers_per_stage;
     /* nodes */
     const char *device, *role;

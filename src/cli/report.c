@@ -5,7 +5,6 @@
 #include "serve/timings.h"
 
 #include <stdio.h>
-#include <unistd.h>
 
 static void name_stages(const mlxd_report *r, mlxd_stage_name out[MLXD_LIMIT_STAGES]) {
     for (uint32_t i = 0; i < r->n_stages; i++) {
@@ -27,6 +26,10 @@ mlxd_err mlxd_report_json(const mlxd_report *r, mlxd_why *why) {
     mlxd_jsonw_object_begin(&w);
     mlxd_jsonw_key(&w, "text");
     mlxd_jsonw_slice(&w, r->text);
+    if (r->reasoning.len > 0) {
+        mlxd_jsonw_key(&w, "reasoning");
+        mlxd_jsonw_slice(&w, r->reasoning);
+    }
     mlxd_jsonw_key(&w, "prompt_tokens");
     mlxd_jsonw_array_begin(&w);
     for (uint32_t i = 0; i < q->n_prompt; i++)
@@ -60,15 +63,12 @@ mlxd_err mlxd_report_json(const mlxd_report *r, mlxd_why *why) {
     return err;
 }
 
-mlxd_err mlxd_report_text(const mlxd_report *r, bool quiet, mlxd_why *why) {
-    mlxd_err err = mlxd_cli_print("\n", 1, why);
+void mlxd_report_speed(const mlxd_report *r) {
     mlxd_speed s = mlxd_timings_speed(r->request);
-    if (!err && !quiet)
-        fprintf(stderr,
-                "\nprompt %u tokens, %.1f tokens/s | generated %u tokens, %.1f tokens/s | "
-                "loaded in %.2f s | %s, %u threads | seed %llu\n",
-                r->request->n_prompt, s.prompt_per_second,
-                mlxd_generation_tokens(r->request->generation), s.predicted_per_second,
-                r->load_ms / 1e3, r->isa, r->threads, (unsigned long long)r->seed);
-    return err;
+    fprintf(stderr,
+            "\nprompt %u tokens, %.1f tokens/s | generated %u tokens, %.1f tokens/s | "
+            "loaded in %.2f s | %s, %u threads | seed %llu\n",
+            r->request->n_prompt, s.prompt_per_second,
+            mlxd_generation_tokens(r->request->generation), s.predicted_per_second,
+            r->load_ms / 1e3, r->isa, r->threads, (unsigned long long)r->seed);
 }

@@ -7,7 +7,7 @@
 
 typedef struct mlxd_report {
     const mlxd_request *request; /* ended */
-    mlxd_slice text;
+    mlxd_slice text, reasoning;
     uint64_t seed;
     const char *isa;
     unsigned threads;
@@ -18,7 +18,7 @@ typedef struct mlxd_report {
 
 /* One object on standard output. */
 mlxd_err mlxd_report_json(const mlxd_report *r, mlxd_why *why) MLXD_MUST_CHECK;
-/* Ends the line of the text; speeds on stderr unless `quiet`. */
-mlxd_err mlxd_report_text(const mlxd_report *r, bool quiet, mlxd_why *why) MLXD_MUST_CHECK;
+/* A line of speeds on stderr. */
+void mlxd_report_speed(const mlxd_report *r);
 
 #endif

@@ -11,7 +11,7 @@
 #include "model/pretok.h"
 #include "model/special.h"
 
-#define ENDS_MAX 32
+#define ENDS_MAX 64
 
 struct mlxd_tokenizer {
     mlxd_lexicon lexicon;
@@ -168,6 +168,16 @@ bool mlxd_tokenizer_is_end(const mlxd_tokenizer *t, int32_t id) {
         if (t->ends[i] == id)
             return true;
     return false;
+}
+
+mlxd_err mlxd_tokenizer_add_end(mlxd_tokenizer *t, int32_t id, mlxd_why *why) {
+    if (!in_vocab(t, id))
+        return mlxd_fail(why, MLXD_ERR_DATA, "token %d of a vocabulary of %zu", (int)id,
+                         t->lexicon.count);
+    if (t->n_ends == ENDS_MAX)
+        return mlxd_fail(why, MLXD_ERR_DATA, "more than %d end-of-turn tokens", ENDS_MAX);
+    add_end(t, id);
+    return MLXD_OK;
 }
 
 bool mlxd_tokenizer_is_control(const mlxd_tokenizer *t, int32_t id) {

@@ -57,6 +57,9 @@ bool mlxd_tokenizer_jit(const mlxd_tokenizer *t);
 /* Ends a turn or the text: generation stops here and the text is not shown. The ids that the file
  * names as eos, eot, eom, and control tokens with a known name (<|im_end|>, <|endoftext|>, ...). */
 bool mlxd_tokenizer_is_end(const mlxd_tokenizer *t, int32_t id);
+/* Makes it one: the model's other files know of more. Before the tokenizer is shared. DATA for an
+ * id that is not in the vocabulary, or when there are too many. */
+mlxd_err mlxd_tokenizer_add_end(mlxd_tokenizer *t, int32_t id, mlxd_why *why) MLXD_MUST_CHECK;
 /* Control tokens are never part of the visible text. */
 bool mlxd_tokenizer_is_control(const mlxd_tokenizer *t, int32_t id);
 /* The bytes a token stands for (a control token: its text); lent. */

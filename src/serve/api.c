@@ -9,8 +9,6 @@
 
 #define WORK_MAX 256
 #define KEEPALIVE_MS 10000
-#define MAX_TOKENS 512
-#define TEMPERATURE 0.7
 #define TICK_NS MLXD_NS_PER_S
 
 /* ---- POSTs that need work go to the API threads ---- */
@@ -202,8 +200,6 @@ static mlxd_api_params with_defaults(const mlxd_api_params *in) {
     p.clock = p.clock ? p.clock : mlxd_clock_real();
     p.version = p.version ? p.version : "unknown";
     p.commit = p.commit ? p.commit : "unknown";
-    p.max_tokens = p.max_tokens ? p.max_tokens : MAX_TOKENS;
-    p.temperature = p.temperature > 0 ? p.temperature : TEMPERATURE;
     p.work_max = p.work_max ? p.work_max : WORK_MAX;
     p.keepalive_ms = p.keepalive_ms ? p.keepalive_ms : KEEPALIVE_MS;
     if (!p.created)

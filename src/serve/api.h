@@ -45,7 +45,7 @@ typedef struct mlxd_api mlxd_api;
  * returned; strings included. */
 typedef struct mlxd_api_params {
     /* Both for a coordinator, neither for a worker: then only the endpoints above
-     * "coordinator only" exist. host has tokenizer and head. */
+     * "coordinator only" exist. host has tokenizer and head; its defaults are those of requests. */
     const mlxd_host *host;
     mlxd_loop *loop;
     mlxd_node_view_fn *view; /* needed; called from the HTTP, API and timer threads */
@@ -63,8 +63,6 @@ typedef struct mlxd_api_params {
     const uint8_t *model_digest; /* 32 bytes (manifest.h) for system_fingerprint; NULL: the digest
                                     of the file's metadata */
     uint32_t context;            /* positions of one request while there is no pipeline to ask */
-    uint32_t max_tokens;         /* of a request that names none: 512 */
-    double temperature;          /* of a request that names none: 0.7 */
     int64_t created;             /* `created` of the model, seconds since 1970; 0: now */
     const char *version;         /* "0.1.0"; "unknown" */
     const char *commit;          /* "unknown" */

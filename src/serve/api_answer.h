@@ -16,7 +16,8 @@
  *
  * Chunks of a stream:
  *     {"delta":{"role":"assistant","content":""}}       chat only
- *     {"delta":{"content":"..."}}                       whenever there is text that is certain
+ *     {"delta":{"reasoning_content":"..."}}             whenever there is text that is certain
+ *     {"delta":{"content":"..."}}
  *     {"delta":{},"finish_reason":"stop"}               with "mlxd" where asked for
  *     {"choices":[],"usage":{...}}                      include_usage
  *     [DONE]

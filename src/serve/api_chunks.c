@@ -12,10 +12,10 @@ void mlxd_chunks_init(mlxd_chunks *c, unsigned api, const mlxd_api_fields *f) {
                        .include_usage = f->include_usage,
                        .digest = f->digest,
                        .timings = f->timings,
-                       .logprobs_wanted = f->sampling.logprobs,
-                       .ignore_end = f->ignore_eos};
+                       .logprobs_wanted = f->sampling.logprobs};
     snprintf(c->ignored, sizeof c->ignored, "%s", f->ignored);
     mlxd_buf_init(&c->text, 0);
+    mlxd_buf_init(&c->reasoning, 0);
     mlxd_buf_init(&c->logprobs, 0);
     mlxd_buf_init(&c->json, 0);
     mlxd_buf_init(&c->out, 0);
@@ -23,6 +23,7 @@ void mlxd_chunks_init(mlxd_chunks *c, unsigned api, const mlxd_api_fields *f) {
 
 void mlxd_chunks_deinit(mlxd_chunks *c) {
     mlxd_buf_deinit(&c->text);
+    mlxd_buf_deinit(&c->reasoning);
     mlxd_buf_deinit(&c->logprobs);
     mlxd_buf_deinit(&c->json);
     mlxd_buf_deinit(&c->out);
@@ -61,18 +62,20 @@ static void add_logprobs(mlxd_chunks *c, const mlxd_sample *s) {
     mlxd_jsonw_object_end(&w);
 }
 
+static void move(mlxd_buf *to, mlxd_buf *from) {
+    mlxd_buf_add(to, from->data, from->len);
+    mlxd_buf_clear(from);
+}
+
 /* Takes what the last draw brought. The token that ends a turn is no part of the content. */
 static void take(mlxd_chunks *c, mlxd_generation *g) {
-    const mlxd_sample *s = mlxd_generation_sample(g);
-    mlxd_buf *text = mlxd_generation_text(g);
-    mlxd_buf_add(&c->text, text->data, text->len);
-    mlxd_buf_clear(text);
+    move(&c->text, mlxd_generation_text(g));
+    move(&c->reasoning, mlxd_generation_reasoning(g));
     if (mlxd_generation_tokens(g) == c->seen)
         return;
     c->seen = mlxd_generation_tokens(g);
-    bool end = !c->ignore_end && mlxd_tokenizer_is_end(c->tokenizer, s->token);
-    if (c->logprobs_wanted && !end)
-        add_logprobs(c, s);
+    if (c->logprobs_wanted && !mlxd_generation_ended(g))
+        add_logprobs(c, mlxd_generation_sample(g));
 }
 
 /* ---- parts of an object ---- */
@@ -123,11 +126,11 @@ static void write_usage(mlxd_jsonw *w, const mlxd_request *r) {
     mlxd_jsonw_member_uint(w, "total_tokens", (uint64_t)r->n_prompt + drawn);
     mlxd_jsonw_key(w, "prompt_tokens_details");
     mlxd_jsonw_object_begin(w);
-    mlxd_jsonw_member_uint(w, "cached_tokens", 0);
+    mlxd_jsonw_member_uint(w, "cached_tokens", r->cached);
     mlxd_jsonw_object_end(w);
     mlxd_jsonw_key(w, "completion_tokens_details");
     mlxd_jsonw_object_begin(w);
-    mlxd_jsonw_member_uint(w, "reasoning_tokens", 0);
+    mlxd_jsonw_member_uint(w, "reasoning_tokens", mlxd_generation_reasoning_tokens(r->generation));
     mlxd_jsonw_object_end(w);
     mlxd_jsonw_object_end(w);
 }
@@ -148,11 +151,12 @@ static void write_extension(const mlxd_chunks *c, mlxd_jsonw *w, const mlxd_requ
     mlxd_jsonw_object_end(w);
 }
 
-static void write_text(mlxd_chunks *c, mlxd_jsonw *w) {
-    if (c->text.failed)
+static void write_text(mlxd_chunks *c, mlxd_jsonw *w, const char *key, mlxd_buf *text) {
+    if (text->failed)
         c->out.failed = true;
-    mlxd_jsonw_slice(w, (mlxd_slice){c->text.data, c->text.failed ? 0 : c->text.len});
-    mlxd_buf_clear(&c->text);
+    mlxd_jsonw_key(w, key);
+    mlxd_jsonw_slice(w, (mlxd_slice){text->data, text->failed ? 0 : text->len});
+    mlxd_buf_clear(text);
 }
 
 /* ---- chunks ---- */
@@ -199,23 +203,30 @@ static void add_role_chunk(mlxd_chunks *c) {
     end_chunk(c, &w, NULL);
 }
 
-static void add_text_chunk(mlxd_chunks *c) {
+/* `key` and `text`: reasoning_content or content. */
+static void add_text_chunk(mlxd_chunks *c, const char *key, mlxd_buf *text) {
     mlxd_jsonw w;
     begin_choice(c, &w);
     if (c->api == MLXD_API_CHAT) {
         mlxd_jsonw_key(&w, "delta");
         mlxd_jsonw_object_begin(&w);
-        mlxd_jsonw_key(&w, "content");
-        write_text(c, &w);
+        write_text(c, &w, key, text);
         mlxd_jsonw_object_end(&w);
     } else {
-        mlxd_jsonw_key(&w, "text");
-        write_text(c, &w);
+        write_text(c, &w, "text", text);
     }
     write_logprobs(c, &w);
     mlxd_jsonw_member_str(&w, "finish_reason", NULL);
     mlxd_jsonw_object_end(&w);
     end_chunk(c, &w, NULL);
+}
+
+/* What there is; with log-probabilities also when they alone are left. */
+static void add_text_chunks(mlxd_chunks *c, bool all) {
+    if (c->reasoning.len > 0 || c->reasoning.failed)
+        add_text_chunk(c, "reasoning_content", &c->reasoning);
+    if (c->text.len > 0 || c->text.failed || (all && c->logprobs.len > 0))
+        add_text_chunk(c, "content", &c->text);
 }
 
 static void add_finish_chunk(mlxd_chunks *c, const mlxd_request *r) {
@@ -256,8 +267,7 @@ void mlxd_chunks_token(mlxd_chunks *c, mlxd_generation *g) {
         return;
     if (!c->role_sent)
         add_role_chunk(c);
-    if (c->text.len > 0 || c->text.failed)
-        add_text_chunk(c);
+    add_text_chunks(c, false);
 }
 
 /* ---- the end ---- */
@@ -265,8 +275,7 @@ void mlxd_chunks_token(mlxd_chunks *c, mlxd_generation *g) {
 static void end_stream(mlxd_chunks *c, const mlxd_request *r) {
     if (!c->role_sent)
         add_role_chunk(c);
-    if (c->text.len > 0 || c->logprobs.len > 0 || c->text.failed)
-        add_text_chunk(c);
+    add_text_chunks(c, true);
     add_finish_chunk(c, r);
     if (c->include_usage)
         add_usage_chunk(c, r);
@@ -283,13 +292,13 @@ static void end_whole(mlxd_chunks *c, const mlxd_request *r) {
         mlxd_jsonw_key(&w, "message");
         mlxd_jsonw_object_begin(&w);
         mlxd_jsonw_member_str(&w, "role", "assistant");
-        mlxd_jsonw_key(&w, "content");
-        write_text(c, &w);
+        write_text(c, &w, "content", &c->text);
+        if (c->reasoning.len > 0 || c->reasoning.failed)
+            write_text(c, &w, "reasoning_content", &c->reasoning);
         mlxd_jsonw_member_str(&w, "refusal", NULL);
         mlxd_jsonw_object_end(&w);
     } else {
-        mlxd_jsonw_key(&w, "text");
-        write_text(c, &w);
+        write_text(c, &w, "text", &c->text);
     }
     write_logprobs(c, &w);
     mlxd_jsonw_member_str(&w, "finish_reason",

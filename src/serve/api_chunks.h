@@ -12,7 +12,7 @@
 typedef struct mlxd_chunks {
     /* Set by init, except where said. */
     unsigned api; /* MLXD_API_CHAT or MLXD_API_TEXT */
-    bool stream, include_usage, digest, timings, logprobs_wanted, ignore_end;
+    bool stream, include_usage, digest, timings, logprobs_wanted;
     char ignored[1024];
     char id[48];                     /* by the caller; so are the next ones */
     const char *model, *fingerprint; /* lent */
@@ -22,10 +22,11 @@ typedef struct mlxd_chunks {
     uint32_t n_stages;
     /* Private. */
     bool role_sent;
-    uint32_t seen;     /* tokens whose log-probabilities were taken */
-    mlxd_buf text;     /* not sent yet; of a whole answer all of it */
-    mlxd_buf logprobs; /* the same: "[{...},{...}" */
-    mlxd_buf json;     /* one chunk in the making */
+    uint32_t seen;      /* tokens whose log-probabilities were taken */
+    mlxd_buf text;      /* not sent yet; of a whole answer all of it */
+    mlxd_buf reasoning; /* the same */
+    mlxd_buf logprobs;  /* the same: "[{...},{...}" */
+    mlxd_buf json;      /* one chunk in the making */
     /* What is to be sent; the caller clears it when it has. Its `failed` tells of lost memory. */
     mlxd_buf out;
 } mlxd_chunks;

@@ -20,8 +20,8 @@ static mlxd_api_fields *read_fields(mlxd_api *a, const mlxd_json *root, unsigned
                                     mlxd_api_refusal *r) {
     const mlxd_host *h = a->p.host;
     mlxd_api_defaults d = {
-        .temperature = a->p.temperature,
-        .max_tokens = a->p.max_tokens,
+        .model = &h->defaults,
+        .reasoning = h->reasoning,
         .vocab = (uint32_t)MLXD_MIN((size_t)h->config.vocab, mlxd_tokenizer_vocab(h->tokenizer))};
     mlxd_api_fields *f = mlxd_mem_new(1, sizeof *f);
     if (!f) {
@@ -44,7 +44,8 @@ static mlxd_generation *open_generation(mlxd_api *a, const mlxd_api_fields *f,
                                 .stop = f->stop,
                                 .stop_count = f->stop_count,
                                 .max_tokens = max_tokens,
-                                .ignore_end = f->ignore_eos};
+                                .ignore_end = f->ignore_eos,
+                                .reasoning = f->reasoning};
     mlxd_err err = mlxd_generation_open(&g, &p, h->tokenizer, h->config.vocab, prompt->ids,
                                         prompt->count, &why);
     if (err == MLXD_ERR_INVALID)

@@ -23,7 +23,7 @@ enum type {
 typedef bool read_fn(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r);
 
 static read_fn read_bias, read_format, read_messages, read_mlxd, read_modalities, read_model,
-    read_prompt, read_seed, read_stop, read_stream_options;
+    read_prompt, read_reasoning, read_seed, read_stop, read_stream_options;
 
 #define BOTH (MLXD_API_CHAT | MLXD_API_TEXT)
 #define CHAT MLXD_API_CHAT
@@ -37,7 +37,7 @@ static const struct field {
     unsigned apis;
     enum type type;
     size_t offset;
-    double min, max, value; /* range and default of numbers and booleans */
+    double min, max, value; /* range and default of integers; reals: see sampler.h, the model */
     read_fn *read;
 } fields[] = {
     {"model", BOTH, CUSTOM, 0, 0, 0, 0, read_model},
@@ -52,15 +52,16 @@ static const struct field {
     {"n", BOTH, INTEGER, AT(n), 1, 128, 1, NULL},
     {"seed", BOTH, CUSTOM, 0, 0, 0, 0, read_seed},
     {"temperature", BOTH, REAL, AT(sampling.temperature), 0, 0, 0, NULL},
-    {"top_p", BOTH, REAL, AT(sampling.top_p), 0, 0, 1, NULL},
+    {"top_p", BOTH, REAL, AT(sampling.top_p), 0, 0, 0, NULL},
     {"min_p", BOTH, REAL, AT(sampling.min_p), 0, 0, 0, NULL},
     {"top_k", BOTH, INTEGER, AT(top_k), -1, INT32_MAX, 0, NULL},
     {"frequency_penalty", BOTH, REAL, AT(sampling.frequency_penalty), 0, 0, 0, NULL},
     {"presence_penalty", BOTH, REAL, AT(sampling.presence_penalty), 0, 0, 0, NULL},
-    {"repetition_penalty", BOTH, REAL, AT(sampling.repetition_penalty), 0, 0, 1, NULL},
+    {"repetition_penalty", BOTH, REAL, AT(sampling.repetition_penalty), 0, 0, 0, NULL},
     {"logit_bias", BOTH, CUSTOM, 0, 0, 0, 0, read_bias},
     {"logprobs", CHAT, BOOL, AT(sampling.logprobs), 0, 1, 0, NULL},
     {"top_logprobs", CHAT, INTEGER, AT(top_logprobs), 0, MLXD_LIMIT_TOP_LOGPROBS, 0, NULL},
+    {"reasoning_format", CHAT, CUSTOM, 0, 0, 0, 0, read_reasoning},
     {"strict_fields", BOTH, BOOL, AT(strict_fields), 0, 1, 0, NULL},
     {"mlxd", BOTH, CUSTOM, 0, 0, 0, 0, read_mlxd},
     /* what changes nothing here */
@@ -289,6 +290,19 @@ static bool read_format(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal
     return unsupported("response_format", "only {\"type\": \"text\"} is supported", r);
 }
 
+static bool read_reasoning(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r) {
+    mlxd_slice s;
+    if (mlxd_json_get_str(v, &s))
+        return wrong_type("reasoning_format", "a string", v, r);
+    if (mlxd_json_is_str(v, "none"))
+        f->reasoning = MLXD_REASONING_NONE;
+    else if (!mlxd_json_is_str(v, "auto") && !mlxd_json_is_str(v, "deepseek"))
+        return mlxd_api_refuse(r, 400, "invalid_value", "reasoning_format",
+                               "reasoning_format: expected \"auto\" or \"none\", got \"%.32s\"",
+                               (const char *)s.data);
+    return true;
+}
+
 static bool read_modalities(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r) {
     (void)f;
     if (mlxd_json_get_kind(v) != MLXD_JSON_ARRAY)
@@ -385,17 +399,15 @@ static const struct field *find_field(mlxd_slice name, unsigned api) {
 }
 
 static void set_defaults(mlxd_api_fields *f, const mlxd_api_defaults *d) {
-    mlxd_sampling_init(&f->sampling);
     for (size_t i = 0; i < MLXD_COUNT_OF(fields); i++) {
-        const struct field *row = &fields[i];
-        int64_t integer = (int64_t)row->value;
-        if (row->type == REAL)
-            memcpy((char *)f + row->offset, &row->value, sizeof row->value);
-        else if (row->type == INTEGER)
-            memcpy((char *)f + row->offset, &integer, sizeof integer);
+        int64_t value = (int64_t)fields[i].value;
+        if (fields[i].type == INTEGER)
+            memcpy((char *)f + fields[i].offset, &value, sizeof value);
     }
-    f->sampling.temperature = d->temperature;
-    f->max_tokens = d->max_tokens;
+    f->sampling = d->model->sampling;
+    f->top_k = d->model->sampling.top_k;
+    f->max_tokens = d->model->max_tokens;
+    f->reasoning = f->api == MLXD_API_CHAT ? d->reasoning : MLXD_REASONING_NONE;
 }
 
 /* What is left when every field is there: fields that depend on each other, and the sampler's own

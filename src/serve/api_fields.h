@@ -3,6 +3,10 @@
  * One table (api_fields.c) has a row per known field: name, endpoints, type, range, default.
  *
  *   - A field that is there but null counts as absent.
+ *   - What is absent and concerns sampling or length is what the model's files say, otherwise
+ *     temperature 0.7, 512 tokens, and no filter or penalty (generation_config.h).
+ *   - reasoning_format "none" leaves the reasoning in the content, as the model wrote it; "auto"
+ *     (and llama.cpp's "deepseek", which is the same) divides them as the server is set up to.
  *   - max_completion_tokens wins over max_tokens. What does not fit the context beside the prompt
  *     is cut off there; finish_reason is then "length".
  *   - A known field that would change the answer and is not implemented is refused by name (400
@@ -19,7 +23,8 @@
 #define MLXD_SERVE_API_FIELDS_H
 
 #include "format/json.h"
-#include "model/sampler.h"
+#include "model/generation_config.h"
+#include "model/reasoning.h"
 #include "serve/api_errors.h"
 
 /* Endpoints, as bits. */
@@ -32,9 +37,10 @@ typedef struct mlxd_api_fields {
     mlxd_slice stop[MLXD_LIMIT_STOP_STRINGS]; /* lent by the document */
     size_t stop_count;
     uint32_t max_tokens;
-    mlxd_slice model;          /* lent; empty: none was named */
-    const mlxd_json *messages; /* lent; an array; chat only */
-    const mlxd_json *prompt;   /* lent; text only */
+    mlxd_reasoning_format reasoning; /* text only: NONE */
+    mlxd_slice model;                /* lent; empty: none was named */
+    const mlxd_json *messages;       /* lent; an array; chat only */
+    const mlxd_json *prompt;         /* lent; text only */
     bool stream, include_usage, ignore_eos, strict_fields;
     bool digest, timings; /* of the "mlxd" object */
     char ignored[1024];   /* names of ignored fields: "a, b.c" */
@@ -45,8 +51,8 @@ typedef struct mlxd_api_fields {
 } mlxd_api_fields;
 
 typedef struct mlxd_api_defaults {
-    double temperature;
-    uint32_t max_tokens;
+    const mlxd_generation_config *model;
+    mlxd_reasoning_format reasoning;
     uint32_t vocab; /* tokens that logit_bias may name */
 } mlxd_api_defaults;
 

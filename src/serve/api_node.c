@@ -113,6 +113,7 @@ void mlxd_api_get_metrics(void *ctx, mlxd_http_req *req) {
 
 static void write_model(const mlxd_api *a, mlxd_jsonw *w) {
     const mlxd_config *c = &a->p.host->config;
+    const mlxd_generation_config *d = &a->p.host->defaults;
     mlxd_jsonw_object_begin(w);
     mlxd_jsonw_member_str(w, "id", a->p.model_name);
     mlxd_jsonw_member_str(w, "object", "model");
@@ -126,6 +127,16 @@ static void write_model(const mlxd_api *a, mlxd_jsonw *w) {
     mlxd_jsonw_member_uint(w, "n_vocab", c->vocab);
     mlxd_jsonw_member_uint(w, "n_embd", c->hidden);
     mlxd_jsonw_member_uint(w, "n_layer", c->layers);
+    mlxd_jsonw_member_str(w, "reasoning_format", mlxd_reasoning_name(a->p.host->reasoning));
+    mlxd_jsonw_object_end(w);
+    mlxd_jsonw_key(w, "default_generation_settings");
+    mlxd_jsonw_object_begin(w);
+    mlxd_jsonw_member_double(w, "temperature", d->sampling.temperature);
+    mlxd_jsonw_member_double(w, "top_p", d->sampling.top_p);
+    mlxd_jsonw_member_int(w, "top_k", d->sampling.top_k);
+    mlxd_jsonw_member_double(w, "min_p", d->sampling.min_p);
+    mlxd_jsonw_member_double(w, "repetition_penalty", d->sampling.repetition_penalty);
+    mlxd_jsonw_member_uint(w, "max_tokens", d->max_tokens);
     mlxd_jsonw_object_end(w);
     mlxd_jsonw_object_end(w);
 }

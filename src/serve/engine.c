@@ -13,13 +13,16 @@
 #define STEPS_MAX (2 * MLXD_LIMIT_STAGES)
 
 struct session {
-    mlxd_request *request; /* NULL: slot is free */
-    uint32_t n_tokens;     /* transcript: prompt and drawn tokens */
+    mlxd_request *request; /* NULL: slot is free, or kept */
+    uint64_t id;           /* on the stages; of the first request */
+    uint64_t kept;         /* the request after whose end this is kept; 0: it is not */
+    uint32_t computed;     /* of a kept one: positions that every stage has */
     uint32_t submitted;    /* positions given to steps */
     uint32_t in_flight;    /* steps that carry a row of it */
     uint32_t pages;        /* reserved */
     uint64_t hash;         /* prefix hash before `submitted` */
     bool ending;           /* no more steps; ends when none is in flight */
+    bool keep;             /* then it is kept */
     mlxd_err err;          /* how it ends */
     mlxd_why why;
 };
@@ -32,7 +35,7 @@ struct flight {
     uint64_t handed_ns; /* to the stage or head that has it */
     uint32_t n_sessions;
     uint32_t *sessions; /* slots of the rows at formation; room for rows_max */
-    uint64_t *ids;      /* of their requests */
+    uint64_t *ids;      /* of them */
 };
 
 struct mlxd_engine {
@@ -135,35 +138,67 @@ static void end_request(mlxd_engine *e, mlxd_request *r, mlxd_err err, const mlx
     e->ops.end(e->ops.ctx, r, err, why);
 }
 
-/* Frees the session's slot and pages, and hands its request back. */
+static void free_pages(mlxd_engine *e, struct session *s) {
+    e->pages_free += s->pages;
+    e->stats.kv_pages_reserved -= s->pages;
+    s->pages = 0;
+}
+
+/* Frees the session's slot and pages, unless it is kept, and hands its request back. */
 static void end_session(mlxd_engine *e, struct session *s, uint64_t now) {
     MLXD_ASSERT(s->request && s->ending && s->in_flight == 0);
     mlxd_request *r = s->request;
-    e->pages_free += s->pages;
-    e->stats.kv_pages_reserved -= s->pages;
+    if (s->keep)
+        s->kept = r->id;
+    else
+        free_pages(e, s);
     e->stats.running--;
     s->request = NULL;
     end_request(e, r, s->err, &s->why, now);
 }
 
-/* No more work for this session. Its KV is freed at once; the request ends when no step in flight
- * can touch its generation any more. */
+static void drop(mlxd_engine *e, const struct session *s) {
+    for (uint32_t i = 0; i < e->stages; i++)
+        e->ops.drop(e->ops.ctx, i, s->id);
+}
+
+/* Forgets a kept session, any but `except`; NULL: there is none. */
+static struct session *evict(mlxd_engine *e, const struct session *except) {
+    for (uint32_t i = 0; i < e->p.sessions_max; i++) {
+        struct session *s = &e->sessions[i];
+        if (!s->kept || s == except)
+            continue;
+        drop(e, s);
+        free_pages(e, s);
+        s->kept = 0;
+        return s;
+    }
+    return NULL;
+}
+
+/* No more work for this session. Its KV is freed at once, or kept; the request ends when no step in
+ * flight can touch its generation any more. */
 static void finish(mlxd_engine *e, struct session *s, mlxd_err err, const mlxd_why *why,
                    uint64_t now) {
     if (s->ending)
         return;
     s->err = err;
     s->why = why ? *why : (mlxd_why){0};
-    for (uint32_t i = 0; i < e->stages && s->submitted > 0; i++)
-        e->ops.drop(e->ops.ctx, i, s->request->id);
+    mlxd_request *r = s->request;
+    s->keep = r->keep && !e->stopped && (err == MLXD_OK || err == MLXD_ERR_CANCELLED);
+    /* The last token was drawn and not computed on; without one only the beginning is certain. */
+    s->computed = r->n_tokens > r->n_prompt ? r->n_tokens - 1 : r->cached;
+    if (!s->keep && s->submitted > 0)
+        drop(e, s);
     s->ending = true;
     if (s->in_flight == 0)
         end_session(e, s, now);
 }
 
+/* By its id on the stages. */
 static struct session *find_session(mlxd_engine *e, uint64_t id) {
     for (uint32_t i = 0; i < e->p.sessions_max; i++)
-        if (e->sessions[i].request && e->sessions[i].request->id == id)
+        if (e->sessions[i].request && e->sessions[i].id == id)
             return &e->sessions[i];
     return NULL;
 }
@@ -173,21 +208,55 @@ static uint32_t pages_for(const mlxd_request *r) {
     return mlxd_kv_pages((uint64_t)r->n_prompt + r->max_tokens - 1);
 }
 
+static struct session *find_kept(mlxd_engine *e, uint64_t request) {
+    for (uint32_t i = 0; i < e->p.sessions_max && request; i++)
+        if (e->sessions[i].kept == request)
+            return &e->sessions[i];
+    return NULL;
+}
+
+static struct session *find_free(mlxd_engine *e) {
+    for (uint32_t i = 0; i < e->p.sessions_max; i++)
+        if (!e->sessions[i].request && !e->sessions[i].kept)
+            return &e->sessions[i];
+    return NULL;
+}
+
+/* A slot for the request, with enough free pages beside those that it has; NULL: not now. */
+static struct session *find_place(mlxd_engine *e, const mlxd_request *r) {
+    struct session *s = find_kept(e, r->continues);
+    const struct session *kept = s;
+    uint32_t have = s ? s->pages : 0;
+    if (!s)
+        s = find_free(e);
+    if (!s)
+        s = evict(e, NULL);
+    if (!s)
+        return NULL;
+    while (pages_for(r) > have + e->pages_free)
+        if (!evict(e, kept))
+            return NULL;
+    return s;
+}
+
 /* Gives waiting requests their session while there are slots and pages, oldest first. */
 static void admit(mlxd_engine *e, uint64_t now) {
-    for (uint32_t i = 0; i < e->p.sessions_max && e->wait_len > 0; i++) {
-        struct session *s = &e->sessions[i];
+    while (e->wait_len > 0) {
         mlxd_request *r = e->waiting[e->wait_head];
-        if (s->request)
-            continue;
-        if (pages_for(r) > e->pages_free)
+        struct session *s = find_place(e, r);
+        if (!s)
             return;
         e->wait_head = (e->wait_head + 1) % e->p.queue_max;
         e->wait_len--;
+        r->cached = s->kept ? MLXD_MIN(MLXD_MIN(r->cached, s->computed), r->n_prompt - 1) : 0;
+        free_pages(e, s);
         *s = (struct session){.request = r,
-                              .n_tokens = r->n_prompt,
+                              .id = s->kept ? s->id : r->id,
+                              .submitted = r->cached,
                               .pages = pages_for(r),
                               .hash = mlxd_kv_hash_init()};
+        for (uint32_t i = 0; i < r->cached; i++)
+            s->hash = mlxd_kv_hash_add(s->hash, r->tokens[i]);
         r->timings.admitted_ns = now;
         e->pages_free -= s->pages;
         e->stats.kv_pages_reserved += s->pages;
@@ -199,7 +268,7 @@ static void admit(mlxd_engine *e, uint64_t now) {
 
 /* A prompt's chunks may follow each other; a drawn token waits for its step. */
 static bool ready(const struct session *s) {
-    if (!s->request || s->ending || s->submitted == s->n_tokens)
+    if (!s->request || s->ending || s->submitted == s->request->n_tokens)
         return false;
     return s->submitted < s->request->n_prompt || s->in_flight == 0;
 }
@@ -233,11 +302,11 @@ static bool add_row(mlxd_engine *e, struct flight *f, uint32_t slot) {
     struct session *s = &e->sessions[slot];
     const mlxd_request *r = s->request;
     uint32_t room = f->step->tokens_max - f->step->n_tokens;
-    uint32_t n = MLXD_MIN(s->n_tokens - s->submitted, MLXD_MIN(e->p.prefill_chunk, room));
+    uint32_t n = MLXD_MIN(r->n_tokens - s->submitted, MLXD_MIN(e->p.prefill_chunk, room));
     if (n == 0)
         return false;
-    bool draws = s->submitted + n == s->n_tokens;
-    mlxd_row row = {.session = r->id,
+    bool draws = s->submitted + n == r->n_tokens;
+    mlxd_row row = {.session = s->id,
                     .prefix_hash = s->hash,
                     .position = s->submitted,
                     .n_tokens = n,
@@ -250,7 +319,7 @@ static bool add_row(mlxd_engine *e, struct flight *f, uint32_t slot) {
     s->submitted += n;
     s->in_flight++;
     f->sessions[f->n_sessions] = slot;
-    f->ids[f->n_sessions++] = r->id;
+    f->ids[f->n_sessions++] = s->id;
     return true;
 }
 
@@ -314,7 +383,7 @@ static void land(mlxd_engine *e, struct flight *f, mlxd_err err, const mlxd_why 
         /* Rows that were left out are gone, the others are in their old order. */
         bool there = r < step->n_rows && step->rows[r].session == f->ids[i];
         r += there;
-        MLXD_ASSERT(s->request && s->request->id == f->ids[i] && s->in_flight > 0);
+        MLXD_ASSERT(s->request && s->id == f->ids[i] && s->in_flight > 0);
         s->in_flight--;
         if (s->ending && s->in_flight == 0)
             end_session(e, s, now);
@@ -385,12 +454,12 @@ static void deliver(mlxd_engine *e, struct flight *f, uint64_t now) {
         if (!s->generations[r] || !session || session->ending)
             continue;
         mlxd_request *request = session->request;
-        MLXD_ASSERT(session->n_tokens < request->n_prompt + request->max_tokens);
-        request->tokens[session->n_tokens++] = s->drawn[r];
+        MLXD_ASSERT(request->n_tokens < request->n_prompt + request->max_tokens);
+        request->tokens[request->n_tokens++] = s->drawn[r];
         e->stats.generated_tokens++;
         if (!request->timings.first_ns)
             request->timings.first_ns = now;
-        bool full = session->n_tokens == request->n_prompt + request->max_tokens;
+        bool full = request->n_tokens == request->n_prompt + request->max_tokens;
         if (s->finish[r] == MLXD_FINISH_NONE && !full)
             e->ops.token(e->ops.ctx, request);
         else
@@ -424,10 +493,12 @@ static void on_request(mlxd_engine *e, mlxd_request *r, uint64_t now) {
 }
 
 static void on_cancel(mlxd_engine *e, uint64_t id, uint64_t now) {
-    struct session *s = find_session(e, id);
-    if (s) {
-        finish(e, s, MLXD_ERR_CANCELLED, NULL, now);
-        return;
+    for (uint32_t i = 0; i < e->p.sessions_max; i++) {
+        struct session *s = &e->sessions[i];
+        if (s->request && s->request->id == id) {
+            finish(e, s, MLXD_ERR_CANCELLED, NULL, now);
+            return;
+        }
     }
     for (uint32_t i = 0; i < e->wait_len; i++) {
         mlxd_request *r = e->waiting[(e->wait_head + i) % e->p.queue_max];
@@ -465,8 +536,11 @@ static void on_pipeline(mlxd_engine *e, const mlxd_event *ev) {
     e->context = ev->context;
     e->down = ev->why;
     /* Sessions that still wait for steps of the old epoch hold nothing of the new pool. */
-    for (uint32_t i = 0; i < e->p.sessions_max; i++)
+    for (uint32_t i = 0; i < e->p.sessions_max; i++) {
         e->sessions[i].pages = 0;
+        e->sessions[i].kept = 0;
+        e->sessions[i].keep = false;
+    }
     e->kv_pages = e->pages_free = e->stats.kv_pages_max = ev->kv_pages;
     e->stats.kv_pages_reserved = 0;
     if (!make_flights(e, 2 * e->stages)) {
@@ -511,6 +585,8 @@ void mlxd_engine_handle(mlxd_engine *e, const mlxd_event *ev) {
     case MLXD_EVENT_STOP:
         e->stopped = true;
         end_all(e, MLXD_ERR_CANCELLED, &ev->why, ev->time_ns);
+        while (evict(e, NULL))
+            ;
         break;
     default:
         on_step(e, ev);

@@ -17,6 +17,10 @@
  * carries rows of many sessions. With S stages up to S steps are in flight, and ready sessions are
  * dealt evenly over the steps that may still be formed, so that no stage waits while there is work.
  *
+ * When its request says so (mlxd_request.keep) a session that has ended keeps slot, pages and KV
+ * for a request that continues it. Such a session is only a cache: it goes as soon as a request
+ * that waits needs its place.
+ *
  * A pipeline is a value with an epoch. When one is lost, every running session ends with PEER and
  * steps of the old epoch that come back later are dropped and counted.
  */

@@ -4,6 +4,8 @@
 #include "base/os.h"
 #include "model/speed.h"
 
+#include <string.h>
+
 /* The head is loaded on the driver thread, whose pool does the packing. */
 struct load_head {
     mlxd_host *host;
@@ -26,7 +28,61 @@ static void load_head_job(mlxd_pool *pool, void *a, void *b) {
         mlxd_vocab_close(vocab);
 }
 
-static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
+/* Reads one of the model's documents, if it is there; errors name it. */
+static mlxd_err read_document(mlxd_host *h, const char *name,
+                              mlxd_err (*read)(mlxd_generation_config *, mlxd_slice, mlxd_why *),
+                              mlxd_why *why) {
+    mlxd_slice text = mlxd_checkpoint_document(h->checkpoint, name);
+    mlxd_err err = text.len > 0 ? read(&h->defaults, text, why) : MLXD_OK;
+    return err ? mlxd_fail_in(why, err, "%s", name) : MLXD_OK;
+}
+
+/* How the model is sampled, and when its turns end. */
+static mlxd_err read_defaults(mlxd_host *h, mlxd_why *why) {
+    const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
+    mlxd_err err = g ? mlxd_generation_config_read_gguf(&h->defaults, g, why) : MLXD_OK;
+    if (!err)
+        err = read_document(h, "generation_config.json", mlxd_generation_config_read_json, why);
+    if (!err)
+        err = read_document(h, "config.json", mlxd_generation_config_read_ends, why);
+    for (size_t i = 0; i < h->defaults.n_ends && !err; i++) {
+        err = mlxd_tokenizer_add_end(h->tokenizer, h->defaults.ends[i], why);
+        if (err)
+            err = mlxd_fail_in(why, err, "eos_token_id");
+    }
+    return err ? mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint)) : MLXD_OK;
+}
+
+/* Where the template may stand. Its text, not its meaning, is looked at, so a JSON string will do.
+ */
+static mlxd_slice find_template(const mlxd_host *h) {
+    static const char *const names[] = {"chat_template.jinja", "chat_template.json",
+                                        "tokenizer_config.json"};
+    const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
+    mlxd_slice text = {0};
+    if (g && mlxd_gguf_get_str(g, "tokenizer.chat_template", &text, NULL) == MLXD_OK)
+        return text;
+    for (size_t i = 0; i < MLXD_COUNT_OF(names); i++) {
+        text = mlxd_checkpoint_document(h->checkpoint, names[i]);
+        if (text.len > 0)
+            return text;
+    }
+    return (mlxd_slice){0};
+}
+
+static mlxd_err read_reasoning(mlxd_host *h, const char *name, mlxd_why *why) {
+    if (!name || !*name || strcmp(name, "auto") == 0) {
+        h->reasoning = mlxd_reasoning_detect(find_template(h), h->tokenizer);
+        return MLXD_OK;
+    }
+    if (mlxd_reasoning_find(mlxd_slice_str(name), &h->reasoning))
+        return MLXD_OK;
+    return mlxd_fail(why, MLXD_ERR_CONFIG,
+                     "reasoning format \"%.40s\": expected auto, none, think, mistral or harmony",
+                     name);
+}
+
+static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
     const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
     mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
     if (!err && mlxd_tokenizer_vocab(h->tokenizer) > h->config.vocab)
@@ -40,11 +96,14 @@ static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
         err = MLXD_OK;
     else if (err)
         err = mlxd_fail(why, err, "%s: %s", mlxd_checkpoint_path(h->checkpoint), h->chat_why.text);
-    return err;
+    if (!err)
+        err = read_defaults(h, why);
+    return err ? err : read_reasoning(h, reasoning, why);
 }
 
 mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) {
     *h = (mlxd_host){0};
+    mlxd_generation_config_init(&h->defaults);
     unsigned threads = p->threads ? p->threads : MLXD_MIN(mlxd_os_cpus(), MLXD_LIMIT_THREADS);
     mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
     if (!err)
@@ -57,7 +116,7 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
             err = mlxd_fail_in(why, err, "%s", p->path);
     }
     if (!err && p->text)
-        err = open_text(h, why);
+        err = open_text(h, p->reasoning, why);
     if (!err)
         err = mlxd_driver_open(&h->driver, threads, why);
     if (!err && p->pin)

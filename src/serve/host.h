@@ -8,6 +8,8 @@
 #include "backend/head.h"
 #include "kernel/kernel.h"
 #include "model/chat.h"
+#include "model/generation_config.h"
+#include "model/reasoning.h"
 
 typedef struct mlxd_host {
     mlxd_checkpoint *checkpoint;
@@ -17,16 +19,19 @@ typedef struct mlxd_host {
     mlxd_tokenizer *tokenizer; /* NULL unless asked for */
     mlxd_chat *chat;           /* NULL: the file has no template that we know; chat_why says why */
     mlxd_why chat_why;
-    mlxd_head *head; /* NULL unless asked for */
+    mlxd_generation_config defaults; /* what the model's files say, otherwise ours */
+    mlxd_reasoning_format reasoning; /* of its chats */
+    mlxd_head *head;                 /* NULL unless asked for */
 } mlxd_host;
 
 typedef struct mlxd_host_params {
     const char *path;
-    unsigned threads; /* 0: one per processor */
-    bool pin;         /* keep each compute thread on a processor */
-    const char *cpu;  /* cap of the instruction set; "" or NULL: none */
-    bool text;        /* tokenizer and chat template */
-    bool head;        /* embeddings and vocabulary projection */
+    unsigned threads;      /* 0: one per processor */
+    bool pin;              /* keep each compute thread on a processor */
+    const char *cpu;       /* cap of the instruction set; "" or NULL: none */
+    bool text;             /* tokenizer, chat template, defaults */
+    const char *reasoning; /* name of a format; NULL, "" or "auto": what the model's files show */
+    bool head;             /* embeddings and vocabulary projection */
     const mlxd_progress *progress;
 } mlxd_host_params;
 

@@ -118,16 +118,23 @@ static mlxd_err open_engine(struct replay *r, const mlxd_json *params, mlxd_why 
 }
 
 static mlxd_err read_request(struct replay *r, const mlxd_json *o, mlxd_event *ev, mlxd_why *why) {
-    uint64_t id, n_prompt, max_tokens;
+    uint64_t id, n_prompt, max_tokens, keep = 0, continues = 0, cached = 0;
     mlxd_err err = read_uint(o, "id", &id, why);
     if (!err)
         err = read_uint(o, "n_prompt", &n_prompt, why);
     if (!err)
         err = read_uint(o, "max_tokens", &max_tokens, why);
+    if (!err && mlxd_json_find(o, "keep")) /* the others never say it */
+        err = read_uint(o, "keep", &keep, why);
+    if (!err && mlxd_json_find(o, "keep"))
+        err = read_uint(o, "continues", &continues, why);
+    if (!err && mlxd_json_find(o, "keep"))
+        err = read_uint(o, "cached", &cached, why);
     if (err)
         return err;
     if (n_prompt == 0 || max_tokens == 0 || n_prompt > MLXD_LIMIT_CONTEXT ||
-        max_tokens > MLXD_LIMIT_CONTEXT || n_prompt > PROMPTS_MAX - r->prompts)
+        max_tokens > MLXD_LIMIT_CONTEXT || cached > MLXD_LIMIT_CONTEXT ||
+        n_prompt > PROMPTS_MAX - r->prompts)
         return mlxd_fail(why, MLXD_ERR_DATA, "request out of range");
     int32_t *zeros = mlxd_mem_new((size_t)n_prompt, sizeof *zeros);
     /* Any pointer will do for a generation: it is only passed on. */
@@ -138,6 +145,9 @@ static mlxd_err read_request(struct replay *r, const mlxd_json *o, mlxd_event *e
     if (!ev->request)
         return mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     ev->request->id = id;
+    ev->request->keep = keep;
+    ev->request->continues = continues;
+    ev->request->cached = (uint32_t)cached;
     r->prompts += n_prompt;
     return MLXD_OK;
 }

@@ -17,7 +17,7 @@ mlxd_request *mlxd_request_open(const int32_t *prompt, uint32_t n_prompt, uint32
         return NULL;
     }
     memcpy(r->tokens, prompt, n_prompt * sizeof *prompt);
-    r->n_prompt = n_prompt;
+    r->n_prompt = r->n_tokens = n_prompt;
     r->max_tokens = max_tokens;
     r->generation = generation;
     r->sink = sink;

@@ -37,10 +37,18 @@ typedef struct mlxd_request_sink {
 } mlxd_request_sink;
 
 struct mlxd_request {
-    uint64_t id;     /* set by submit; also the session's id on every stage; never reused */
-    int32_t *tokens; /* owned: prompt, then room for what is drawn */
+    uint64_t id;                   /* set by submit; never reused */
+    int32_t *tokens;               /* owned: prompt, then what was drawn */
+    uint32_t n_tokens;             /* of them; the engine's between submit and on_end */
     uint32_t n_prompt, max_tokens; /* tokens has room for n_prompt + max_tokens */
-    mlxd_generation *generation;   /* owned */
+    /* A conversation: with `keep` the KV cache of a request that ends well, or is cancelled, stays
+     * until its pages or its session are needed for others. A later request continues it, once, by
+     * its id, and says how many of its first tokens are the same; what of them is still there is
+     * not computed again. */
+    bool keep;
+    uint64_t continues;          /* 0: none */
+    uint32_t cached;             /* the same tokens; at the end: those that were there */
+    mlxd_generation *generation; /* owned */
     mlxd_request_sink sink;
     mlxd_timings timings;
 };

@@ -12,7 +12,7 @@ mlxd_speed mlxd_timings_speed(const mlxd_request *r) {
                     .prompt_ms = ms(t->admitted_ns, t->first_ns),
                     .predicted_ms = ms(t->first_ns, t->ended_ns)};
     if (s.prompt_ms > 0)
-        s.prompt_per_second = r->n_prompt * 1e3 / s.prompt_ms;
+        s.prompt_per_second = (r->n_prompt - r->cached) * 1e3 / s.prompt_ms;
     if (s.predicted_ms > 0 && drawn > 1)
         s.predicted_per_second = (drawn - 1) * 1e3 / s.predicted_ms;
     return s;

@@ -48,6 +48,11 @@ void mlxd_trace_event(mlxd_buf *out, const mlxd_event *ev) {
         mlxd_jsonw_member_uint(&w, "id", ev->request->id);
         mlxd_jsonw_member_uint(&w, "n_prompt", ev->request->n_prompt);
         mlxd_jsonw_member_uint(&w, "max_tokens", ev->request->max_tokens);
+        if (ev->request->keep || ev->request->continues) {
+            mlxd_jsonw_member_uint(&w, "keep", ev->request->keep);
+            mlxd_jsonw_member_uint(&w, "continues", ev->request->continues);
+            mlxd_jsonw_member_uint(&w, "cached", ev->request->cached);
+        }
     } else if (ev->type == MLXD_EVENT_CANCEL) {
         mlxd_jsonw_member_uint(&w, "id", ev->id);
     } else if (ev->type == MLXD_EVENT_PIPELINE) {
