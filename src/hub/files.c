@@ -148,14 +148,20 @@ const mlxd_hub_file *mlxd_hub_files_find(const mlxd_hub_files *f, const char *pa
 /* ---- Link: <https://...>; rel="next", <...>; rel="last" ---- */
 
 static bool is_next(const char *params, const char *end) {
+    bool quoted = false;
     for (const char *p = params; p < end; p++) {
+        quoted = *p == '"' ? !quoted : quoted;
+        if (quoted)
+            continue;
         if (strncasecmp(p, "rel", 3) != 0 || (p > params && p[-1] != ';' && p[-1] != ' '))
             continue;
         p += 3 + strspn(p + 3, " ");
-        if (*p++ != '=')
+        if (*p != '=') {
+            p--;
             continue;
-        p += strspn(p, " \"");
-        if (strncasecmp(p, "next", 4) == 0 && strchr("\" ;,", p[4]))
+        }
+        const char *value = p + 1 + strspn(p + 1, " \"");
+        if (strncasecmp(value, "next", 4) == 0 && strchr("\" ;,", value[4]))
             return true; /* also at the end of the text: strchr finds its NUL */
     }
     return false;
