@@ -26,7 +26,7 @@ mlxd_err mlxd_hub_files_add(mlxd_hub_files *f, mlxd_slice path, mlxd_hub_file **
         return mlxd_fail(why, MLXD_ERR_INVALID, "\"%.*s\" is no path inside a repository",
                          (int)MLXD_MIN(path.len, (size_t)200), (const char *)path.data);
     if (f->count == MLXD_LIMIT_HUB_FILES)
-        return mlxd_fail(why, MLXD_ERR_FULL, "more than %u files", MLXD_LIMIT_HUB_FILES);
+        return mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "more than %u files", MLXD_LIMIT_HUB_FILES);
     if (f->count == f->cap) {
         size_t cap = f->cap ? 2 * f->cap : 64;
         mlxd_hub_file *items = mlxd_mem_resize(f->items, cap, sizeof *items);

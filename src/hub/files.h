@@ -35,8 +35,8 @@ typedef struct mlxd_hub_files {
 
 mlxd_err mlxd_hub_files_init(mlxd_hub_files *f, mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_hub_files_deinit(mlxd_hub_files *f);
-/* Copies the path. FULL beyond MLXD_LIMIT_HUB_FILES, INVALID for a path that is none. The result
- * is valid until the next addition. */
+/* Copies the path. UNSUPPORTED beyond MLXD_LIMIT_HUB_FILES, INVALID for a path that is none. The
+ * result is valid until the next addition. */
 mlxd_err mlxd_hub_files_add(mlxd_hub_files *f, mlxd_slice path, mlxd_hub_file **out,
                             mlxd_why *why) MLXD_MUST_CHECK;
 /* One page of /api/models/{repo}/tree/{revision}: a JSON array of objects {type, path, size, oid,

@@ -462,9 +462,10 @@ static mlxd_err begin_small(void *ctx, const mlxd_hub_reply *reply, mlxd_why *wh
 static mlxd_err add_small(void *ctx, const void *data, size_t len, mlxd_why *why) {
     struct small *s = ctx;
     mlxd_buf_add(s->out, data, len);
-    return s->out->failed ? mlxd_fail(why, MLXD_ERR_FULL, "the answer is larger than %zu bytes",
-                                      s->out->bytes_max)
-                          : MLXD_OK;
+    return s->out->failed
+               ? mlxd_fail(why, MLXD_ERR_PROTO, "the hub's answer is larger than %zu bytes",
+                           s->out->bytes_max)
+               : MLXD_OK;
 }
 
 static bool more_small(void *ctx) {
@@ -480,6 +481,8 @@ mlxd_err mlxd_hub_get_small(mlxd_hub_conn *c, const char *url, bool (*more)(void
     mlxd_hub_tries tries = {0};
     for (;;) {
         mlxd_err err = mlxd_hub_get(c, &r, reply, why);
+        if (!err && out->len == 0) /* a connection that ended among the headers looks like this */
+            err = mlxd_fail(why, MLXD_ERR_AGAIN, "the hub's answer is empty");
         if (err != MLXD_ERR_AGAIN)
             return err;
         if (!mlxd_hub_try_again(&tries, reply, more_small, &s))

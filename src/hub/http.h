@@ -69,7 +69,8 @@ bool mlxd_hub_try_again(mlxd_hub_tries *t, const mlxd_hub_reply *reply, bool (*m
 /* What a try that will not be repeated ends with: AGAIN only when rate limited, else PEER. */
 mlxd_err mlxd_hub_give_up(mlxd_err err, const mlxd_hub_reply *reply, mlxd_why *why);
 
-/* The body of a small answer into `out` (its bytes_max is the limit), with tries. */
+/* The body of a small answer, which is not empty, into `out` (PROTO beyond its bytes_max), with
+ * tries. */
 mlxd_err mlxd_hub_get_small(mlxd_hub_conn *c, const char *url, bool (*more)(void *ctx), void *ctx,
                             mlxd_buf *out, mlxd_hub_reply *reply, mlxd_why *why) MLXD_MUST_CHECK;
 

@@ -98,7 +98,7 @@ static mlxd_err list_files(struct pull *u, mlxd_why *why) {
     mlxd_buf_addf(&url, "/tree/%s?recursive=true", u->out->commit);
     for (unsigned page = 0; !err; page++) {
         if (page == MLXD_LIMIT_HUB_PAGES)
-            err = mlxd_fail(why, MLXD_ERR_FULL, "the hub's list of files has more than %u pages",
+            err = mlxd_fail(why, MLXD_ERR_PROTO, "the hub's list of files has more than %u pages",
                             MLXD_LIMIT_HUB_PAGES);
         if (!err)
             err = get(u, &url, &body, &reply, why);
@@ -106,6 +106,9 @@ static mlxd_err list_files(struct pull *u, mlxd_why *why) {
             err = mlxd_hub_files_add_page(&u->files, (mlxd_slice){body.data, body.len}, why);
         if (err || !mlxd_hub_link_next(reply.link, next, sizeof next))
             break;
+        if (strcmp(next, mlxd_buf_str(&url)) == 0)
+            err = mlxd_fail(why, MLXD_ERR_PROTO,
+                            "the hub's list of files names a page as the one after itself");
         mlxd_buf_clear(&url);
         mlxd_buf_add_str(&url, next);
     }
