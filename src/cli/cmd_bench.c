@@ -102,7 +102,7 @@ static void load_job(mlxd_pool *pool, void *a, void *unused) {
     struct bench *b = l->b;
     mlxd_progress progress = mlxd_bar_progress(&b->bar);
     (void)unused;
-    mlxd_bench_params p = {.file = b->host.file,
+    mlxd_bench_params p = {.checkpoint = b->host.checkpoint,
                            .config = &b->host.config,
                            .kernels = b->host.kernels,
                            .tests = b->tests,

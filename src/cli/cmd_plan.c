@@ -109,7 +109,8 @@ static mlxd_err list_devices(struct job *j, mlxd_why *why) {
 static void measure_job(mlxd_pool *pool, void *a, void *b) {
     struct job *j = a;
     const mlxd_host *h = &j->host;
-    j->all.err = mlxd_speed_measure_model(&j->speed, h->file, &h->config, h->kernels, pool, b);
+    j->all.err =
+        mlxd_speed_measure_model(&j->speed, h->checkpoint, &h->config, h->kernels, pool, b);
 }
 
 /* ---- plans ---- */
@@ -139,8 +140,8 @@ static mlxd_err plan_all(struct job *j, mlxd_why *why) {
     mlxd_err err = mlxd_host_open(&j->host, &p, why);
     if (err)
         return err;
-    err = mlxd_plan_model_read(&j->model, j->host.file, &j->host.config, 0, (uint32_t)o->parallel,
-                               why);
+    err = mlxd_plan_model_read(&j->model, j->host.checkpoint, &j->host.config, 0,
+                               (uint32_t)o->parallel, why);
     if (err)
         return err;
     mlxd_driver_run(j->host.driver, (mlxd_job){measure_job, j, why});

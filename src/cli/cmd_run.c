@@ -168,7 +168,7 @@ static mlxd_err load_stages(struct run *run, const mlxd_progress *progress, mlxd
     uint64_t bytes;
     mlxd_err err = split(run, ends, why);
     if (!err)
-        err = mlxd_layers_size(h->file, &h->config, 0, h->config.layers, &bytes, why);
+        err = mlxd_layers_size(h->checkpoint, &h->config, 0, h->config.layers, &bytes, why);
     if (!err)
         err = mlxd_host_context(h, run->o->ctx, 1, h->config.layers, bytes, &run->context,
                                 &run->kv_pages, why);
@@ -176,7 +176,7 @@ static mlxd_err load_stages(struct run *run, const mlxd_progress *progress, mlxd
         mlxd_cpu_params p = {.driver = h->driver,
                              .kv_pages = run->kv_pages,
                              .device = "local",
-                             .layers = {.file = h->file,
+                             .layers = {.checkpoint = h->checkpoint,
                                         .config = &h->config,
                                         .kernels = h->kernels,
                                         .first = first,

@@ -253,8 +253,8 @@ struct hash {
 static void hash_job(mlxd_pool *pool, void *a, void *b) {
     struct hash *h = a;
     (void)b;
-    h->err =
-        mlxd_manifest_open(&h->node->manifest, h->node->host.file, pool, NULL, h->progress, h->why);
+    h->err = mlxd_manifest_open(&h->node->manifest, h->node->host.checkpoint, pool, NULL,
+                                h->progress, h->why);
 }
 
 static mlxd_err open_model(struct node *node, mlxd_why *why) {
@@ -310,7 +310,7 @@ static void on_failed(void *ctx, mlxd_err err, const mlxd_why *why) {
 
 static mlxd_err open_members(struct node *node, mlxd_why *why) {
     const mlxd_options *o = node->o;
-    mlxd_members_params p = {.file = node->host.file,
+    mlxd_members_params p = {.checkpoint = node->host.checkpoint,
                              .config = &node->host.config,
                              .kernels = node->host.kernels,
                              .driver = node->host.driver,

@@ -113,7 +113,7 @@ static mlxd_err open_model(struct node *node, mlxd_why *why) {
     if (err)
         return err;
     node->speed = mlxd_host_speed(&node->host);
-    mlxd_worker_params w = {.file = node->host.file,
+    mlxd_worker_params w = {.checkpoint = node->host.checkpoint,
                             .config = &node->host.config,
                             .kernels = node->host.kernels,
                             .driver = node->host.driver,

@@ -133,7 +133,7 @@ static mlxd_err make_plan(mlxd_members *m, mlxd_plan *plan, mlxd_why *why) {
     mlxd_plan_model *model = mlxd_mem_new(1, sizeof *model);
     mlxd_err err = devices && model ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     if (!err)
-        err = mlxd_plan_model_read(model, m->p.file, m->p.config, 1, m->p.parallel, why);
+        err = mlxd_plan_model_read(model, m->p.checkpoint, m->p.config, 1, m->p.parallel, why);
     if (!err) {
         list_devices(m, devices);
         model->head_bytes = 0; /* it is loaded already: not part of what is available */
@@ -197,7 +197,7 @@ static void load_local(mlxd_members *m) {
     l->params = (mlxd_cpu_params){.driver = m->p.driver,
                                   .kv_pages = m->kv_pages,
                                   .device = m->p.device,
-                                  .layers = {.file = m->p.file,
+                                  .layers = {.checkpoint = m->p.checkpoint,
                                              .config = m->p.config,
                                              .kernels = m->p.kernels,
                                              .first = s->first,

@@ -24,7 +24,7 @@ typedef struct mlxd_members_worker {
 } mlxd_members_worker;
 
 typedef struct mlxd_members_params {
-    const mlxd_model_file *file;
+    const mlxd_checkpoint *checkpoint;
     const mlxd_config *config;
     const mlxd_kernels *kernels;
     mlxd_driver *driver;

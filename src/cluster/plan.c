@@ -64,7 +64,7 @@ static uint64_t to_kib(uint64_t bytes) {
 
 /* ---- facts ---- */
 
-mlxd_err mlxd_plan_model_read(mlxd_plan_model *out, const mlxd_model_file *f, const mlxd_config *c,
+mlxd_err mlxd_plan_model_read(mlxd_plan_model *out, const mlxd_checkpoint *f, const mlxd_config *c,
                               uint32_t kv_pages, uint32_t parallel, mlxd_why *why) {
     MLXD_ASSERT(c->layers > 0 && c->layers <= MLXD_LIMIT_LAYERS);
     *out = (mlxd_plan_model){.layers = c->layers,
@@ -78,8 +78,8 @@ mlxd_err mlxd_plan_model_read(mlxd_plan_model *out, const mlxd_model_file *f, co
         return err;
     out->head_read_bytes = out->head_bytes;
     if (!c->tied) {
-        const mlxd_gguf_tensor *t = mlxd_gguf_tensor_find(mlxd_model_file_gguf(f), "output.weight");
-        out->head_read_bytes = MLXD_MIN(t->data_bytes, out->head_bytes);
+        const mlxd_checkpoint_tensor *t = mlxd_checkpoint_find(f, "output.weight");
+        out->head_read_bytes = MLXD_MIN(t->bytes, out->head_bytes);
     }
     return MLXD_OK;
 }

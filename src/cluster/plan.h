@@ -29,7 +29,7 @@
 #include "base/base.h"
 #include "base/limits.h"
 #include "model/config.h"
-#include "model/file.h"
+#include "model/checkpoint.h"
 
 /* What the model asks of memory and time. */
 typedef struct mlxd_plan_model {
@@ -74,7 +74,7 @@ typedef struct mlxd_plan {
 
 /* The facts of a model file whose configuration is `c`, for a KV pool of `kv_pages`. Looks at
  * tensor infos only. Errors of mlxd_layers_size and mlxd_vocab_size. */
-mlxd_err mlxd_plan_model_read(mlxd_plan_model *out, const mlxd_model_file *f, const mlxd_config *c,
+mlxd_err mlxd_plan_model_read(mlxd_plan_model *out, const mlxd_checkpoint *f, const mlxd_config *c,
                               uint32_t kv_pages, uint32_t parallel, mlxd_why *why) MLXD_MUST_CHECK;
 
 /* The best plan, as defined above. 1 <= n <= MLXD_LIMIT_NODES (asserted).

@@ -361,7 +361,8 @@ static bool loaded_already(const mlxd_worker *w, const struct load *load) {
 static mlxd_err check_memory(const mlxd_worker *w, const struct load *load, mlxd_why *why) {
     uint64_t weights, kv, have = mlxd_os_memory_available();
     uint64_t page = mlxd_kv_page_bytes(w->p.config, load->end - load->first);
-    mlxd_err err = mlxd_layers_size(w->p.file, w->p.config, load->first, load->end, &weights, why);
+    mlxd_err err =
+        mlxd_layers_size(w->p.checkpoint, w->p.config, load->first, load->end, &weights, why);
     if (err)
         return err;
     if (!mlxd_mul_u64(page, load->kv_pages, &kv) || kv > have || weights > have - kv)
@@ -380,7 +381,7 @@ static mlxd_err replace_layers(mlxd_worker *w, const struct load *load, mlxd_why
     mlxd_cpu_params p = {.driver = w->p.driver,
                          .kv_pages = load->kv_pages,
                          .device = w->device,
-                         .layers = {.file = w->p.file,
+                         .layers = {.checkpoint = w->p.checkpoint,
                                     .config = w->p.config,
                                     .kernels = w->p.kernels,
                                     .first = load->first,
@@ -684,7 +685,7 @@ mlxd_err mlxd_worker_open(mlxd_worker **out, const mlxd_worker_params *p, mlxd_w
     w->p = *p;
     snprintf(w->device, sizeof w->device, "%s", p->device);
     snprintf(w->version, sizeof w->version, "%s", p->version);
-    mlxd_model_file_meta_digest(p->file, w->meta);
+    mlxd_checkpoint_meta_digest(p->checkpoint, w->meta);
     mlxd_err err = mlxd_driver_open(&w->background, 1, why);
     if (!err)
         err = mlxd_forward_open(&w->forward, w->background, current_cpu, w, why);

@@ -20,7 +20,7 @@
 typedef struct mlxd_worker mlxd_worker;
 
 typedef struct mlxd_worker_params {
-    const mlxd_model_file *file;
+    const mlxd_checkpoint *checkpoint;
     const mlxd_config *config;
     const mlxd_kernels *kernels;
     mlxd_driver *driver;

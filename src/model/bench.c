@@ -61,8 +61,8 @@ static bool begins(const char *s, const char *with) {
     return strncmp(s, with, strlen(with)) == 0;
 }
 
-static bool is_wide(uint32_t type) {
-    return type == MLXD_GGUF_TYPE_F32 || type == MLXD_GGUF_TYPE_F16 || type == MLXD_GGUF_TYPE_BF16;
+static bool is_wide(const mlxd_encoding *e) {
+    return e->kind == MLXD_ENCODING_ROWS && !mlxd_format_is_quantized(mlxd_weight_format(e->type));
 }
 
 /* Is it of the last layer, and no K or V, which later tokens need? */
@@ -73,54 +73,62 @@ static bool is_last(const mlxd_config *c, const char *name) {
            !begins(name + strlen(prefix), "attn_v.");
 }
 
-/* Sums over the tensors of the file. */
-static void count_tensors(mlxd_bench_model *m, const mlxd_config *c, const mlxd_gguf *g,
+/* Sums over the tensors of the checkpoint. */
+static void count_tensors(mlxd_bench_model *m, const mlxd_config *c, const mlxd_checkpoint *f,
                           const char *head) {
-    for (size_t i = 0; i < mlxd_gguf_tensor_count(g); i++) {
-        const mlxd_gguf_tensor *t = mlxd_gguf_tensor_at(g, i);
+    for (size_t i = 0; i < mlxd_checkpoint_count(f); i++) {
+        const mlxd_checkpoint_tensor *t = mlxd_checkpoint_at(f, i);
         uint64_t count = t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
         bool layer = t->n_dims == 2 && begins(t->name, "blk.");
         m->params += count;
-        m->file_bytes += t->data_bytes;
+        m->file_bytes += t->bytes;
         m->layer_params += layer ? count : 0;
         m->last_params += layer && is_last(c, t->name) ? count : 0;
         m->head_params += strcmp(t->name, head) == 0 ? count : 0;
-        m->quantized = m->quantized || (layer && !is_wide(t->type));
+        m->quantized = m->quantized || (layer && !is_wide(&t->encoding));
     }
 }
 
 /* The type of most bytes. */
-static const char *main_type(const mlxd_gguf *g) {
-    uint64_t bytes[256] = {0};
-    uint32_t best = 0;
-    for (size_t i = 0; i < mlxd_gguf_tensor_count(g); i++) {
-        const mlxd_gguf_tensor *t = mlxd_gguf_tensor_at(g, i);
-        if (t->type >= MLXD_COUNT_OF(bytes))
+static const char *main_type(const mlxd_checkpoint *f) {
+    struct {
+        const char *label;
+        uint64_t bytes;
+    } types[128];
+    size_t n = 0, best = 0;
+    for (size_t i = 0; i < mlxd_checkpoint_count(f); i++) {
+        const mlxd_checkpoint_tensor *t = mlxd_checkpoint_at(f, i);
+        size_t j = 0;
+        while (j < n && strcmp(types[j].label, t->encoding.label) != 0)
+            j++;
+        if (j == MLXD_COUNT_OF(types))
             continue;
-        bytes[t->type] += t->data_bytes;
-        best = bytes[t->type] > bytes[best] ? t->type : best;
+        if (j == n) {
+            types[n].label = t->encoding.label;
+            types[n++].bytes = 0;
+        }
+        types[j].bytes += t->bytes;
+        best = types[j].bytes > types[best].bytes ? j : best;
     }
-    return mlxd_gguf_type_name(best);
+    return n ? types[best].label : "";
 }
 
 static mlxd_err describe(mlxd_bench_model *m, const mlxd_bench_params *p, mlxd_why *why) {
-    const mlxd_gguf *g = mlxd_model_file_gguf(p->file);
+    const mlxd_checkpoint *f = p->checkpoint;
     const char *name = p->config->tied ? "token_embd.weight" : "output.weight";
-    const mlxd_gguf_tensor *head = mlxd_gguf_tensor_find(g, name);
-    const mlxd_gguf_tensor *embd = mlxd_gguf_tensor_find(g, "token_embd.weight");
+    const mlxd_checkpoint_tensor *head = mlxd_checkpoint_find(f, name);
+    const mlxd_checkpoint_tensor *embd = mlxd_checkpoint_find(f, "token_embd.weight");
     uint64_t layers = 0, vocab = 0;
-    mlxd_err err = mlxd_layers_size(p->file, p->config, 0, p->config->layers, &layers, why);
+    mlxd_err err = mlxd_layers_size(f, p->config, 0, p->config->layers, &layers, why);
     if (!err)
-        err = mlxd_vocab_size(p->file, p->config, &vocab, why);
+        err = mlxd_vocab_size(f, p->config, &vocab, why);
     if (err)
         return err;
-    count_tensors(m, p->config, g, name);
-    m->type = main_type(g);
+    count_tensors(m, p->config, f, name);
+    m->type = main_type(f);
     m->weights_bytes = layers + vocab;
     /* Both matrices of an untied head were packed alike: their sizes in the file are the share. */
-    double share = p->config->tied
-                       ? 1
-                       : (double)head->data_bytes / (double)(head->data_bytes + embd->data_bytes);
+    double share = p->config->tied ? 1 : (double)head->bytes / (double)(head->bytes + embd->bytes);
     m->step_bytes = layers + (uint64_t)((double)vocab * share);
     m->position_bytes = mlxd_kv_page_bytes(p->config, p->config->layers) / MLXD_PAGE;
     return MLXD_OK;
@@ -191,8 +199,9 @@ mlxd_err mlxd_bench_open(mlxd_bench **out, const mlxd_bench_params *p, mlxd_why 
     if (!err && !reserve(b))
         err = mlxd_fail(why, MLXD_ERR_NOMEM, "no memory for steps of %u tokens", b->step_max);
     if (!err)
-        err = mlxd_vocab_open(&b->vocab, p->file, &b->c, p->kernels, p->pool, p->progress, why);
-    mlxd_layers_params l = {.file = p->file,
+        err =
+            mlxd_vocab_open(&b->vocab, p->checkpoint, &b->c, p->kernels, p->pool, p->progress, why);
+    mlxd_layers_params l = {.checkpoint = p->checkpoint,
                             .config = &b->c,
                             .kernels = p->kernels,
                             .end = b->c.layers,

@@ -29,7 +29,7 @@ typedef struct mlxd_bench_test {
 } mlxd_bench_test;
 
 typedef struct mlxd_bench_params {
-    const mlxd_model_file *file;
+    const mlxd_checkpoint *checkpoint;
     const mlxd_config *config;
     const mlxd_kernels *kernels;
     const mlxd_bench_test *tests; /* all that will be run */

@@ -1,5 +1,4 @@
-/* file.c - see file.h. The container's head is read in growing pieces until the parser has all it
- * wants, so a file of any size costs no more memory than its metadata. */
+/* file.c - see file.h. */
 #include "model/file.h"
 
 #include "base/mem.h"
@@ -12,18 +11,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HEAD_FIRST ((size_t)4 << 20)
-#define HEAD_MAX ((size_t)512 << 20)
 #define SETTLED_S 2
 
 struct mlxd_model_file {
     int fd;
     char *path;
     uint64_t bytes;
-    uint8_t *head;
-    mlxd_gguf *gguf;
-    uint8_t meta[MLXD_SHA256_BYTES];
-    char identity[96];
+    char identity[MLXD_MODEL_FILE_IDENTITY];
 };
 
 static mlxd_err open_error(const char *path, int error, mlxd_why *why) {
@@ -57,30 +51,6 @@ mlxd_err mlxd_model_file_read(const mlxd_model_file *f, uint64_t offset, void *o
     return MLXD_OK;
 }
 
-static mlxd_err parse_head(mlxd_model_file *f, mlxd_why *why) {
-    mlxd_err err = MLXD_ERR_AGAIN;
-    for (size_t want = HEAD_FIRST, have = 0; err == MLXD_ERR_AGAIN; want *= 2) {
-        if (have >= HEAD_MAX)
-            return mlxd_fail(why, MLXD_ERR_DATA, "%s: metadata is larger than %zu MiB", f->path,
-                             HEAD_MAX >> 20);
-        size_t len = (size_t)MLXD_MIN((uint64_t)want, f->bytes);
-        uint8_t *p = mlxd_mem_resize(f->head, MLXD_MAX(len, (size_t)1), 1);
-        if (!p)
-            return mlxd_fail(why, MLXD_ERR_NOMEM, "%s: no memory for its metadata", f->path);
-        f->head = p;
-        err = mlxd_model_file_read(f, have, p + have, len - have, why);
-        if (err)
-            return err;
-        have = len;
-        err = mlxd_gguf_open_head(&f->gguf, (mlxd_slice){p, len}, f->bytes, f->path, why);
-    }
-    if (err)
-        return err;
-    mlxd_slice meta = mlxd_gguf_metadata(f->gguf);
-    mlxd_sha256_once(meta.data, meta.len, f->meta);
-    return MLXD_OK;
-}
-
 /* A file that was written a moment ago may be written again without a change of its times, which
  * count seconds here: such a file has no identity yet. */
 static void set_identity(mlxd_model_file *f, const struct stat *st) {
@@ -93,32 +63,30 @@ static void set_identity(mlxd_model_file *f, const struct stat *st) {
              (unsigned long long)st->st_ctime);
 }
 
-mlxd_err mlxd_model_file_open(mlxd_model_file **out, const char *path, mlxd_why *why) {
+/* O_NONBLOCK: opening a FIFO must not wait for a writer. */
+static mlxd_err open_file(mlxd_model_file **out, const char *path, const char *shown, int flags,
+                          mlxd_why *why) {
     MLXD_ASSERT(out && path);
     mlxd_model_file *f = mlxd_mem_new(1, sizeof *f);
     if (!f)
         return mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     struct stat st;
     mlxd_err err;
-    /* O_NONBLOCK: opening a FIFO must not wait for a writer. */
-    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | flags);
     if (f->fd < 0) {
-        err = open_error(path, errno, why);
+        err = open_error(shown, errno, why);
         goto fail;
     }
-    f->path = mlxd_mem_dup_str(path);
+    f->path = mlxd_mem_dup_str(shown);
     err = f->path ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     if (!err && fstat(f->fd, &st) != 0)
-        err = open_error(path, errno, why);
+        err = open_error(shown, errno, why);
     if (!err && !S_ISREG(st.st_mode))
-        err = mlxd_fail(why, MLXD_ERR_DATA, "%s: not a regular file", path);
+        err = mlxd_fail(why, MLXD_ERR_DATA, "%s: not a regular file", shown);
     if (err)
         goto fail;
     f->bytes = (uint64_t)st.st_size;
     set_identity(f, &st);
-    err = parse_head(f, why);
-    if (err)
-        goto fail;
     *out = f;
     return MLXD_OK;
 fail:
@@ -126,19 +94,22 @@ fail:
     return err;
 }
 
+mlxd_err mlxd_model_file_open(mlxd_model_file **out, const char *path, mlxd_why *why) {
+    return open_file(out, path, path, 0, why);
+}
+
+mlxd_err mlxd_model_file_open_as(mlxd_model_file **out, const char *path, const char *shown,
+                                 mlxd_why *why) {
+    return open_file(out, path, shown, O_NOFOLLOW, why);
+}
+
 void mlxd_model_file_close(mlxd_model_file *f) {
     if (!f)
         return;
-    mlxd_gguf_close(f->gguf);
-    mlxd_mem_free(f->head);
     if (f->fd >= 0)
         close(f->fd);
     mlxd_mem_free(f->path);
     mlxd_mem_free(f);
-}
-
-const mlxd_gguf *mlxd_model_file_gguf(const mlxd_model_file *f) {
-    return f->gguf;
 }
 
 const char *mlxd_model_file_path(const mlxd_model_file *f) {
@@ -147,10 +118,6 @@ const char *mlxd_model_file_path(const mlxd_model_file *f) {
 
 uint64_t mlxd_model_file_bytes(const mlxd_model_file *f) {
     return f->bytes;
-}
-
-void mlxd_model_file_meta_digest(const mlxd_model_file *f, uint8_t out[MLXD_SHA256_BYTES]) {
-    memcpy(out, f->meta, MLXD_SHA256_BYTES);
 }
 
 const char *mlxd_model_file_identity(const mlxd_model_file *f) {

@@ -53,7 +53,7 @@ static mlxd_weight_spec *list_layers(const mlxd_config *c, uint32_t first, uint3
 }
 
 /* A tensor of a block that we would silently leave out changes the result: refuse it by name. */
-static mlxd_err check_no_extras(const mlxd_model_file *f, uint32_t first, uint32_t end,
+static mlxd_err check_no_extras(const mlxd_checkpoint *f, uint32_t first, uint32_t end,
                                 mlxd_why *why) {
     static const char *const extras[] = {
         "attn_q.bias",        "attn_k.bias",        "attn_v.bias",   "attn_output.bias",
@@ -63,14 +63,14 @@ static mlxd_err check_no_extras(const mlxd_model_file *f, uint32_t first, uint32
     for (uint32_t i = first; i < end; i++)
         for (size_t j = 0; j < MLXD_COUNT_OF(extras); j++) {
             snprintf(name, sizeof name, "blk.%u.%s", i, extras[j]);
-            if (mlxd_gguf_tensor_find(mlxd_model_file_gguf(f), name))
+            if (mlxd_checkpoint_find(f, name))
                 return mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: tensor %s is not supported",
-                                 mlxd_model_file_path(f), name);
+                                 mlxd_checkpoint_path(f), name);
         }
     return MLXD_OK;
 }
 
-mlxd_err mlxd_layers_size(const mlxd_model_file *file, const mlxd_config *c, uint32_t first,
+mlxd_err mlxd_layers_size(const mlxd_checkpoint *file, const mlxd_config *c, uint32_t first,
                           uint32_t end, uint64_t *out, mlxd_why *why) {
     MLXD_ASSERT(first <= end && end <= c->layers);
     *out = 0;
@@ -189,11 +189,11 @@ mlxd_err mlxd_layers_open(mlxd_layers **out, const mlxd_layers_params *p, mlxd_w
     l->layers = mlxd_mem_new(p->end - p->first, sizeof *l->layers);
     if (!l->layers)
         goto fail;
-    err = check_no_extras(p->file, p->first, p->end, why);
+    err = check_no_extras(p->checkpoint, p->first, p->end, why);
     if (err)
         goto fail;
     specs = list_layers(&l->c, p->first, p->end, l->layers);
-    err = specs ? mlxd_weights_load(&l->weights, p->file, specs,
+    err = specs ? mlxd_weights_load(&l->weights, p->checkpoint, specs,
                                     (size_t)(p->end - p->first) * SPECS_PER_LAYER, p->pool,
                                     p->progress, why)
                 : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");

@@ -28,7 +28,7 @@ typedef struct mlxd_row {
 typedef struct mlxd_layers mlxd_layers;
 
 typedef struct mlxd_layers_params {
-    const mlxd_model_file *file;
+    const mlxd_checkpoint *checkpoint;
     const mlxd_config *config;
     const mlxd_kernels *kernels;
     uint32_t first, end; /* layers [first, end) */
@@ -43,7 +43,7 @@ mlxd_err mlxd_layers_open(mlxd_layers **out, const mlxd_layers_params *p,
 void mlxd_layers_close(mlxd_layers *l);
 
 /* Packed bytes that layers [first, end) of `file` would take, without loading them. */
-mlxd_err mlxd_layers_size(const mlxd_model_file *file, const mlxd_config *c, uint32_t first,
+mlxd_err mlxd_layers_size(const mlxd_checkpoint *file, const mlxd_config *c, uint32_t first,
                           uint32_t end, uint64_t *out, mlxd_why *why) MLXD_MUST_CHECK;
 
 /* Number of tensors of layers [first, end), and the name of the index-th of them, in the order of

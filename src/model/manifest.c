@@ -20,7 +20,7 @@
 /* ---- hashing ---- */
 
 struct hashing {
-    const mlxd_model_file *file;
+    const mlxd_checkpoint *checkpoint;
     mlxd_manifest *m;
     const mlxd_progress *progress;
     uint64_t total;
@@ -39,25 +39,34 @@ static void note_failure(struct hashing *h, mlxd_err err, const mlxd_why *why) {
     mlxd_mutex_unlock(&h->lock);
 }
 
-static void hash_task(void *ctx, size_t task, unsigned thread) {
-    struct hashing *h = ctx;
-    const mlxd_gguf_tensor *t = mlxd_gguf_tensor_at(mlxd_model_file_gguf(h->file), task);
-    mlxd_sha256 *sha = mlxd_sha256_open();
-    uint8_t *buf = mlxd_mem_new(CHUNK_BYTES, 1);
-    mlxd_why why = {0};
-    mlxd_err err = sha && buf ? MLXD_OK : mlxd_fail(&why, MLXD_ERR_NOMEM, "out of memory");
-    (void)thread;
-    for (uint64_t at = 0; at < t->data_bytes && !err;) {
-        size_t n = (size_t)MLXD_MIN((uint64_t)CHUNK_BYTES, t->data_bytes - at);
-        err = mlxd_model_file_read(h->file, t->file_offset + at, buf, n, &why);
+/* Adds one stream of tensor `t` to `sha`. */
+static mlxd_err hash_stream(struct hashing *h, const mlxd_checkpoint_tensor *t, size_t stream,
+                            mlxd_sha256 *sha, uint8_t *buf, mlxd_why *why) {
+    uint64_t bytes = t->streams[stream].bytes;
+    for (uint64_t at = 0; at < bytes;) {
+        size_t n = (size_t)MLXD_MIN((uint64_t)CHUNK_BYTES, bytes - at);
+        mlxd_err err = mlxd_checkpoint_read(h->checkpoint, t, stream, at, buf, n, why);
         if (err)
-            break;
+            return err;
         mlxd_sha256_add(sha, buf, n);
         at += n;
         uint64_t done = atomic_fetch_add(&h->done, n) + n;
         if (h->progress)
             h->progress->fn(h->progress->ctx, done, h->total);
     }
+    return MLXD_OK;
+}
+
+static void hash_task(void *ctx, size_t task, unsigned thread) {
+    struct hashing *h = ctx;
+    const mlxd_checkpoint_tensor *t = mlxd_checkpoint_at(h->checkpoint, task);
+    mlxd_sha256 *sha = mlxd_sha256_open();
+    uint8_t *buf = mlxd_mem_new(CHUNK_BYTES, 1);
+    mlxd_why why = {0};
+    mlxd_err err = sha && buf ? MLXD_OK : mlxd_fail(&why, MLXD_ERR_NOMEM, "out of memory");
+    (void)thread;
+    for (size_t i = 0; i < t->n_streams && !err; i++)
+        err = hash_stream(h, t, i, sha, buf, &why);
     if (err)
         note_failure(h, err, &why);
     else
@@ -66,11 +75,11 @@ static void hash_task(void *ctx, size_t task, unsigned thread) {
     mlxd_sha256_close(sha);
 }
 
-static mlxd_err hash_all(mlxd_manifest *m, const mlxd_model_file *f, mlxd_pool *pool,
+static mlxd_err hash_all(mlxd_manifest *m, const mlxd_checkpoint *c, mlxd_pool *pool,
                          const mlxd_progress *progress, mlxd_why *why) {
-    struct hashing h = {.file = f, .m = m, .progress = progress};
+    struct hashing h = {.checkpoint = c, .m = m, .progress = progress};
     for (size_t i = 0; i < m->count; i++)
-        h.total += mlxd_gguf_tensor_at(mlxd_model_file_gguf(f), i)->data_bytes;
+        h.total += mlxd_checkpoint_at(c, i)->bytes;
     mlxd_mutex_init(&h.lock);
     mlxd_pool_run(pool, m->count, hash_task, &h);
     mlxd_mutex_deinit(&h.lock);
@@ -93,9 +102,9 @@ static void make_dirs(char *path, unsigned depth) {
 }
 
 /* File of the remembered result, its directory made; false: there is none. */
-static bool cache_path(const mlxd_model_file *f, const char *dir, char *out, size_t size) {
+static bool cache_path(const mlxd_checkpoint *c, const char *dir, char *out, size_t size) {
     const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    const char *identity = mlxd_model_file_identity(f);
+    const char *identity = mlxd_checkpoint_identity(c);
     char base[768];
     int n = 0;
     if (!*identity)
@@ -113,13 +122,13 @@ static bool cache_path(const mlxd_model_file *f, const char *dir, char *out, siz
     return n > 0 && (size_t)n < size;
 }
 
-static bool recall(mlxd_manifest *m, const mlxd_model_file *f, const char *path) {
-    char meta[MLXD_SHA256_HEX], want[256], line[256];
+static bool recall(mlxd_manifest *m, const mlxd_checkpoint *c, const char *path) {
+    char meta[MLXD_SHA256_HEX], want[256], line[MLXD_SHA256_HEX + MLXD_LIMIT_TENSOR_NAME + 2];
     FILE *in = fopen(path, "re");
     if (!in)
         return false;
     mlxd_hex(m->meta, sizeof m->meta, meta);
-    snprintf(want, sizeof want, "mlxd-digests 1 %s %s\n", mlxd_model_file_identity(f), meta);
+    snprintf(want, sizeof want, "mlxd-digests 1 %s %s\n", mlxd_checkpoint_identity(c), meta);
     bool ok = fgets(line, sizeof line, in) && strcmp(line, want) == 0;
     for (size_t i = 0; i < m->count && ok; i++) {
         ok = fgets(line, sizeof line, in) != NULL;
@@ -137,7 +146,7 @@ static bool recall(mlxd_manifest *m, const mlxd_model_file *f, const char *path)
 }
 
 /* Failing to remember costs time at the next start and nothing else. */
-static void remember(const mlxd_manifest *m, const mlxd_model_file *f, const char *path) {
+static void remember(const mlxd_manifest *m, const mlxd_checkpoint *c, const char *path) {
     char hex[MLXD_SHA256_HEX], tmp[1100];
     snprintf(tmp, sizeof tmp, "%s.%ld", path, (long)getpid());
     FILE *out = fopen(tmp, "we");
@@ -146,7 +155,7 @@ static void remember(const mlxd_manifest *m, const mlxd_model_file *f, const cha
         return;
     }
     mlxd_hex(m->meta, sizeof m->meta, hex);
-    bool ok = fprintf(out, "mlxd-digests 1 %s %s\n", mlxd_model_file_identity(f), hex) > 0;
+    bool ok = fprintf(out, "mlxd-digests 1 %s %s\n", mlxd_checkpoint_identity(c), hex) > 0;
     for (size_t i = 0; i < m->count && ok; i++) {
         mlxd_hex(m->tensors[i].sha256, MLXD_SHA256_BYTES, hex);
         ok = fprintf(out, "%s %s\n", hex, m->tensors[i].name) > 0;
@@ -160,15 +169,19 @@ static void remember(const mlxd_manifest *m, const mlxd_model_file *f, const cha
 
 /* ---- the manifest ---- */
 
-static mlxd_err digest_model(mlxd_manifest *m, const mlxd_model_file *f, mlxd_why *why) {
+static mlxd_err digest_model(mlxd_manifest *m, const mlxd_checkpoint *c, mlxd_why *why) {
     mlxd_sha256 *sha = mlxd_sha256_open();
     if (!sha)
         return mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     mlxd_sha256_add(sha, m->meta, sizeof m->meta);
     for (size_t i = 0; i < m->count; i++) {
-        const mlxd_gguf_tensor *t = mlxd_gguf_tensor_at(mlxd_model_file_gguf(f), i);
-        char line[192];
-        int n = snprintf(line, sizeof line, "%s %u %llu %llu %llu %llu ", t->name, t->type,
+        const mlxd_checkpoint_tensor *t = mlxd_checkpoint_at(c, i);
+        char line[MLXD_LIMIT_TENSOR_NAME + 192], type[sizeof t->encoding.label];
+        if (t->encoding.gguf == MLXD_ENCODING_NO_GGUF)
+            snprintf(type, sizeof type, "%s", t->encoding.label);
+        else
+            snprintf(type, sizeof type, "%u", t->encoding.gguf);
+        int n = snprintf(line, sizeof line, "%s %s %llu %llu %llu %llu ", t->name, type,
                          (unsigned long long)t->dims[0], (unsigned long long)t->dims[1],
                          (unsigned long long)t->dims[2], (unsigned long long)t->dims[3]);
         mlxd_sha256_add(sha, line, (size_t)n);
@@ -179,27 +192,26 @@ static mlxd_err digest_model(mlxd_manifest *m, const mlxd_model_file *f, mlxd_wh
     return MLXD_OK;
 }
 
-mlxd_err mlxd_manifest_open(mlxd_manifest *m, const mlxd_model_file *f, mlxd_pool *pool,
+mlxd_err mlxd_manifest_open(mlxd_manifest *m, const mlxd_checkpoint *c, mlxd_pool *pool,
                             const char *cache_dir, const mlxd_progress *progress, mlxd_why *why) {
     char path[1024];
-    const mlxd_gguf *g = mlxd_model_file_gguf(f);
-    *m = (mlxd_manifest){.count = mlxd_gguf_tensor_count(g)};
-    mlxd_model_file_meta_digest(f, m->meta);
+    *m = (mlxd_manifest){.count = mlxd_checkpoint_count(c)};
+    mlxd_checkpoint_meta_digest(c, m->meta);
     m->tensors = mlxd_mem_new(m->count, sizeof *m->tensors);
     if (!m->tensors)
         return mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     for (size_t i = 0; i < m->count; i++)
         snprintf(m->tensors[i].name, sizeof m->tensors[i].name, "%s",
-                 mlxd_gguf_tensor_at(g, i)->name);
-    bool cached = cache_path(f, cache_dir, path, sizeof path);
+                 mlxd_checkpoint_at(c, i)->name);
+    bool cached = cache_path(c, cache_dir, path, sizeof path);
     mlxd_err err = MLXD_OK;
-    if (!cached || !recall(m, f, path)) {
-        err = hash_all(m, f, pool, progress, why);
+    if (!cached || !recall(m, c, path)) {
+        err = hash_all(m, c, pool, progress, why);
         if (!err && cached)
-            remember(m, f, path);
+            remember(m, c, path);
     }
     if (!err)
-        err = digest_model(m, f, why);
+        err = digest_model(m, c, why);
     if (err)
         mlxd_manifest_close(m);
     return err;

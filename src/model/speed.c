@@ -170,7 +170,7 @@ static mlxd_err time_steps(struct decode *d, double *out, mlxd_why *why) {
     return err;
 }
 
-mlxd_err mlxd_speed_measure_model(double *out, const mlxd_model_file *f, const mlxd_config *c,
+mlxd_err mlxd_speed_measure_model(double *out, const mlxd_checkpoint *f, const mlxd_config *c,
                                   const mlxd_kernels *k, mlxd_pool *pool, mlxd_why *why) {
     struct decode d = {.pool = pool, .width = c->hidden};
     uint64_t bytes = 0, more = 0;
@@ -187,7 +187,7 @@ mlxd_err mlxd_speed_measure_model(double *out, const mlxd_model_file *f, const m
         *out = mlxd_speed_measure(k, pool);
         return *out > 0 ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     }
-    mlxd_layers_params p = {.file = f,
+    mlxd_layers_params p = {.checkpoint = f,
                             .config = c,
                             .kernels = k,
                             .end = d.count,

@@ -11,7 +11,7 @@
 #include "base/thread.h"
 #include "kernel/kernel.h"
 #include "model/config.h"
-#include "model/file.h"
+#include "model/checkpoint.h"
 
 /* Weight bytes per second of the product of a quantized matrix of a common layer's width with one
  * token's activations, over a region larger than most caches, on all threads of the pool. Takes
@@ -22,7 +22,7 @@ double mlxd_speed_measure(const mlxd_kernels *k, mlxd_pool *pool);
  * MLXD_SPEED_BYTES hold; it loads them for that. Takes about 0.2 s. When not even one fits, its
  * products dominate: then *out is mlxd_speed_measure's. NOMEM, or an error of loading a layer. */
 #define MLXD_SPEED_BYTES (24u << 20)
-mlxd_err mlxd_speed_measure_model(double *out, const mlxd_model_file *f, const mlxd_config *c,
+mlxd_err mlxd_speed_measure_model(double *out, const mlxd_checkpoint *f, const mlxd_config *c,
                                   const mlxd_kernels *k, mlxd_pool *pool,
                                   mlxd_why *why) MLXD_MUST_CHECK;
 

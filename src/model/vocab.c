@@ -29,14 +29,14 @@ static size_t list_tensors(mlxd_vocab *v, const mlxd_config *c, mlxd_weight_spec
     return n;
 }
 
-mlxd_err mlxd_vocab_size(const mlxd_model_file *f, const mlxd_config *c, uint64_t *out,
+mlxd_err mlxd_vocab_size(const mlxd_checkpoint *f, const mlxd_config *c, uint64_t *out,
                          mlxd_why *why) {
     mlxd_vocab v;
     mlxd_weight_spec specs[3];
     return mlxd_weights_size(f, specs, list_tensors(&v, c, specs), out, why);
 }
 
-mlxd_err mlxd_vocab_open(mlxd_vocab **out, const mlxd_model_file *f, const mlxd_config *c,
+mlxd_err mlxd_vocab_open(mlxd_vocab **out, const mlxd_checkpoint *f, const mlxd_config *c,
                          const mlxd_kernels *k, mlxd_pool *pool, const mlxd_progress *progress,
                          mlxd_why *why) {
     mlxd_weight_spec specs[3];

@@ -12,11 +12,11 @@
 
 typedef struct mlxd_vocab mlxd_vocab;
 
-mlxd_err mlxd_vocab_open(mlxd_vocab **out, const mlxd_model_file *f, const mlxd_config *c,
+mlxd_err mlxd_vocab_open(mlxd_vocab **out, const mlxd_checkpoint *f, const mlxd_config *c,
                          const mlxd_kernels *k, mlxd_pool *pool, const mlxd_progress *progress,
                          mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_vocab_close(mlxd_vocab *v);
-mlxd_err mlxd_vocab_size(const mlxd_model_file *f, const mlxd_config *c, uint64_t *out,
+mlxd_err mlxd_vocab_size(const mlxd_checkpoint *f, const mlxd_config *c, uint64_t *out,
                          mlxd_why *why) MLXD_MUST_CHECK;
 const mlxd_tensor_digest *mlxd_vocab_digests(const mlxd_vocab *v, size_t *count);
 size_t mlxd_vocab_bytes(const mlxd_vocab *v);

@@ -1,28 +1,38 @@
-/* weights.h - tensors of a model file, packed for the kernels.
+/* weights.h - tensors of a checkpoint, packed for the kernels.
  *
  * The caller lists what it wants (name, shape, where the result goes); one call checks every tensor
- * against the file, reserves one region for all of them, and then reads, hashes and packs them in
- * parallel. The SHA-256 of each tensor's bytes in the file comes out beside
- * it: nodes compare them before they compute together.
+ * against the checkpoint, reserves one region for all of them, and then reads, hashes and packs
+ * them in parallel. The SHA-256 of each tensor's bytes on disk comes out beside it: nodes compare
+ * them before they compute together.
  */
 #ifndef MLXD_MODEL_WEIGHTS_H
 #define MLXD_MODEL_WEIGHTS_H
 
 #include "base/thread.h"
 #include "kernel/format.h"
-#include "model/file.h"
+#include "model/checkpoint.h"
 
-/* Exactly one of `matrix` and `vector` is set. A matrix has `rows` output rows of `cols` columns
- * (dims [cols, rows] in GGUF); a vector has `cols` values, widened to f32. */
+/* What is wanted of one tensor: matrices or vectors, exactly one of `matrix` and `vector` is set.
+ *
+ * Matrices: `count` stacked ones (experts) of `rows` output rows and `cols` columns. Vectors:
+ * `count` stacked ones of `cols` values, widened to f32.
+ *
+ * A stored matrix may hold more rows than are wanted (Q, K and V in one tensor; gate and up, row by
+ * row in turn): of its `rows_total` rows, row_first + i * row_step is row i of the result. For
+ * vectors the same holds for values. */
 typedef struct mlxd_weight_spec {
-    char name[MLXD_LIMIT_GGUF_NAME];
+    char name[MLXD_LIMIT_GGUF_NAME]; /* canonical */
     size_t rows, cols;
-    mlxd_matrix *matrix;
-    const float **vector;
+    size_t count;                           /* 0: 1 */
+    size_t row_first, row_step, rows_total; /* step 0: 1; total 0: what is wanted is all there is */
+    mlxd_matrix *matrix;                    /* [count] */
+    const float **vector;                   /* to [count][cols] */
+    float plus;    /* added to each value of a vector (norms that are stored as w - 1) */
+    bool optional; /* when the tensor is absent, matrix->data and *vector are NULL */
 } mlxd_weight_spec;
 
 typedef struct mlxd_tensor_digest {
-    char name[MLXD_LIMIT_GGUF_NAME];
+    char name[MLXD_LIMIT_TENSOR_NAME];
     uint8_t sha256[MLXD_SHA256_BYTES];
 } mlxd_tensor_digest;
 
@@ -35,16 +45,16 @@ typedef struct mlxd_progress {
 typedef struct mlxd_weights mlxd_weights;
 
 /* DATA: missing, wrong shape; UNSUPPORTED: a type we have no kernel for, by name; NOMEM. */
-mlxd_err mlxd_weights_load(mlxd_weights **out, const mlxd_model_file *f,
+mlxd_err mlxd_weights_load(mlxd_weights **out, const mlxd_checkpoint *c,
                            const mlxd_weight_spec *specs, size_t count, mlxd_pool *pool,
                            const mlxd_progress *progress, mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_weights_close(mlxd_weights *w);
 size_t mlxd_weights_bytes(const mlxd_weights *w);
-/* In the order of the specs; owned by `w`. */
+/* One per distinct tensor, in the order in which the specs name them first; owned by `w`. */
 const mlxd_tensor_digest *mlxd_weights_digests(const mlxd_weights *w, size_t *count);
 
 /* Checks and sizes only: the packed bytes the specs would take. For the plan. */
-mlxd_err mlxd_weights_size(const mlxd_model_file *f, const mlxd_weight_spec *specs, size_t count,
+mlxd_err mlxd_weights_size(const mlxd_checkpoint *c, const mlxd_weight_spec *specs, size_t count,
                            uint64_t *out, mlxd_why *why) MLXD_MUST_CHECK;
 
 #endif

@@ -220,7 +220,7 @@ static void make_fingerprint(mlxd_api *a) {
     if (a->p.model_digest)
         memcpy(digest, a->p.model_digest, sizeof digest);
     else
-        mlxd_model_file_meta_digest(a->p.host->file, digest);
+        mlxd_checkpoint_meta_digest(a->p.host->checkpoint, digest);
     mlxd_hex(digest, 4, hex);
     snprintf(a->fingerprint, sizeof a->fingerprint, "mlxd-%.40s-%s", a->p.version, hex);
 }

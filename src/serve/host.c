@@ -17,7 +17,8 @@ static void load_head_job(mlxd_pool *pool, void *a, void *b) {
     mlxd_host *h = l->host;
     mlxd_vocab *vocab;
     (void)b;
-    l->err = mlxd_vocab_open(&vocab, h->file, &h->config, h->kernels, pool, l->progress, l->why);
+    l->err =
+        mlxd_vocab_open(&vocab, h->checkpoint, &h->config, h->kernels, pool, l->progress, l->why);
     if (l->err)
         return;
     l->err = mlxd_head_open(&h->head, h->driver, vocab, &h->config, l->why);
@@ -26,19 +27,19 @@ static void load_head_job(mlxd_pool *pool, void *a, void *b) {
 }
 
 static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
-    const mlxd_gguf *g = mlxd_model_file_gguf(h->file);
+    const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
     mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
     if (!err && mlxd_tokenizer_vocab(h->tokenizer) > h->config.vocab)
         err = mlxd_fail(why, MLXD_ERR_DATA, "the tokenizer has %zu tokens, the embedding %u rows",
                         mlxd_tokenizer_vocab(h->tokenizer), h->config.vocab);
     if (err)
-        return mlxd_fail_in(why, err, "%s", mlxd_model_file_path(h->file));
+        return mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint));
     /* Without a template the model still answers raw prompts. */
     err = mlxd_chat_open(&h->chat, g, &h->chat_why);
     if (err == MLXD_ERR_NOTFOUND || err == MLXD_ERR_UNSUPPORTED)
         err = MLXD_OK;
     else if (err)
-        err = mlxd_fail(why, err, "%s: %s", mlxd_model_file_path(h->file), h->chat_why.text);
+        err = mlxd_fail(why, err, "%s: %s", mlxd_checkpoint_path(h->checkpoint), h->chat_why.text);
     return err;
 }
 
@@ -47,9 +48,11 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
     unsigned threads = p->threads ? p->threads : MLXD_MIN(mlxd_os_cpus(), MLXD_LIMIT_THREADS);
     mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
     if (!err)
-        err = mlxd_model_file_open(&h->file, p->path, why);
+        err = mlxd_checkpoint_open(&h->checkpoint, p->path, why);
+    if (!err && !mlxd_checkpoint_gguf(h->checkpoint))
+        err = mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: not a GGUF model", p->path);
     if (!err) {
-        err = mlxd_config_read(&h->config, mlxd_model_file_gguf(h->file), why);
+        err = mlxd_config_read(&h->config, mlxd_checkpoint_gguf(h->checkpoint), why);
         if (err)
             err = mlxd_fail_in(why, err, "%s", p->path);
     }
@@ -74,7 +77,7 @@ void mlxd_host_close(mlxd_host *h) {
     mlxd_driver_close(h->driver);
     mlxd_chat_close(h->chat);
     mlxd_tokenizer_close(h->tokenizer);
-    mlxd_model_file_close(h->file);
+    mlxd_checkpoint_close(h->checkpoint);
     *h = (mlxd_host){0};
 }
 

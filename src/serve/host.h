@@ -10,7 +10,7 @@
 #include "model/chat.h"
 
 typedef struct mlxd_host {
-    mlxd_model_file *file;
+    mlxd_checkpoint *checkpoint;
     mlxd_config config;
     const mlxd_kernels *kernels;
     mlxd_driver *driver;

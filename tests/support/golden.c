@@ -62,14 +62,14 @@ struct stages {
     size_t n;
 };
 
-static void open_stages(struct stages *s, const golden_run *run, const mlxd_model_file *file,
+static void open_stages(struct stages *s, const golden_run *run, const mlxd_checkpoint *file,
                         const mlxd_config *c, mlxd_pool *pool) {
     mlxd_why why = {0};
     s->n = 0;
     s->first[0] = 0;
     for (size_t i = 0; s->first[s->n] < c->layers; i++) {
         uint32_t first = s->first[s->n], end = run->splits ? first + run->splits[i] : c->layers;
-        mlxd_layers_params p = {.file = file,
+        mlxd_layers_params p = {.checkpoint = file,
                                 .config = c,
                                 .kernels = run->kernels,
                                 .first = first,
@@ -121,7 +121,7 @@ static void run_chunks(struct stages *s, const golden_run *run, const mlxd_confi
 
 float *golden_logits(const golden_run *run, uint32_t *n_vocab) {
     char path[1024];
-    mlxd_model_file *file;
+    mlxd_checkpoint *file;
     mlxd_config c;
     mlxd_vocab *vocab;
     struct stages stages;
@@ -131,8 +131,8 @@ float *golden_logits(const golden_run *run, uint32_t *n_vocab) {
     mlxd_os_fpu_init();
     mlxd_pool *pool = mlxd_pool_open(run->threads);
     assert_non_null(pool);
-    check(mlxd_model_file_open(&file, path, &why), &why);
-    check(mlxd_config_read(&c, mlxd_model_file_gguf(file), &why), &why);
+    check(mlxd_checkpoint_open(&file, path, &why), &why);
+    check(mlxd_config_read(&c, mlxd_checkpoint_gguf(file), &why), &why);
     check(mlxd_vocab_open(&vocab, file, &c, run->kernels, pool, NULL, &why), &why);
     open_stages(&stages, run, file, &c, pool);
     float *logits = mlxd_mem_new(run->n_tokens * c.vocab, sizeof *logits);
@@ -140,7 +140,7 @@ float *golden_logits(const golden_run *run, uint32_t *n_vocab) {
     run_chunks(&stages, run, &c, vocab, pool, logits);
     close_stages(&stages);
     mlxd_vocab_close(vocab);
-    mlxd_model_file_close(file);
+    mlxd_checkpoint_close(file);
     mlxd_pool_close(pool);
     *n_vocab = c.vocab;
     return logits;

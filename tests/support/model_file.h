@@ -55,10 +55,10 @@ static inline void model_file_check(mlxd_err err, const mlxd_why *why) {
         fail_msg("%s: %s", mlxd_err_name(err), why->text);
 }
 
-static inline mlxd_model_file *model_file_open(const char *path) {
-    mlxd_model_file *f;
+static inline mlxd_checkpoint *model_file_open(const char *path) {
+    mlxd_checkpoint *f;
     mlxd_why why = {0};
-    model_file_check(mlxd_model_file_open(&f, path, &why), &why);
+    model_file_check(mlxd_checkpoint_open(&f, path, &why), &why);
     return f;
 }
 

@@ -210,7 +210,7 @@ static inline void fixture_load(fixture *f) {
     mlxd_cpu_params c = {.driver = f->host.driver,
                          .kv_pages = 8 * (f->p.context / 64),
                          .device = "mini1",
-                         .layers = {.file = f->host.file,
+                         .layers = {.checkpoint = f->host.checkpoint,
                                     .config = &f->host.config,
                                     .kernels = f->host.kernels,
                                     .end = f->host.config.layers,

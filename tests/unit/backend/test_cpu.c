@@ -12,7 +12,7 @@
 #define STEP_TOKENS 300
 #define PAGES 20
 
-static mlxd_model_file *file;
+static mlxd_checkpoint *file;
 static mlxd_config config;
 static mlxd_driver *driver;
 static mlxd_cpu *cpu;
@@ -40,10 +40,10 @@ static int set_up(void **state) {
     (void)state;
     mlxd_os_fpu_init();
     file = model_file_open(MLXD_GOLDEN "/tiny-v2.gguf");
-    model_file_check(mlxd_config_read(&config, mlxd_model_file_gguf(file), &why), &why);
+    model_file_check(mlxd_config_read(&config, mlxd_checkpoint_gguf(file), &why), &why);
     model_file_check(mlxd_driver_open(&driver, 2, &why), &why);
     mlxd_cpu_params p = {.driver = driver,
-                         .layers = {.file = file,
+                         .layers = {.checkpoint = file,
                                     .config = &config,
                                     .kernels = mlxd_kernels_scalar(),
                                     .first = 0,
@@ -68,7 +68,7 @@ static int tear_down(void **state) {
     mlxd_driver_close(driver);
     mlxd_driver_close(NULL);
     mlxd_queue_close(results);
-    mlxd_model_file_close(file);
+    mlxd_checkpoint_close(file);
     return 0;
 }
 
@@ -91,7 +91,7 @@ static float *reference(uint64_t session, uint32_t n, uint32_t first, uint32_t e
     mlxd_kv *kv;
     mlxd_why why = {0};
     mlxd_pool *pool = mlxd_pool_open(1);
-    mlxd_layers_params p = {.file = file,
+    mlxd_layers_params p = {.checkpoint = file,
                             .config = &config,
                             .kernels = mlxd_kernels_scalar(),
                             .first = first,

@@ -7,7 +7,7 @@
 #define WIDTH 48
 #define ROWS 40 /* more than are projected at a time */
 
-static mlxd_model_file *file;
+static mlxd_checkpoint *file;
 static mlxd_config config;
 static mlxd_tokenizer *tokenizer;
 static mlxd_driver *driver;
@@ -41,8 +41,8 @@ static int set_up(void **state) {
     (void)state;
     mlxd_os_fpu_init();
     file = model_file_open(MLXD_GOLDEN "/tiny-untied.gguf");
-    model_file_check(mlxd_config_read(&config, mlxd_model_file_gguf(file), &why), &why);
-    model_file_check(mlxd_tokenizer_open(&tokenizer, mlxd_model_file_gguf(file), &why), &why);
+    model_file_check(mlxd_config_read(&config, mlxd_checkpoint_gguf(file), &why), &why);
+    model_file_check(mlxd_tokenizer_open(&tokenizer, mlxd_checkpoint_gguf(file), &why), &why);
     model_file_check(mlxd_driver_open(&driver, 3, &why), &why);
     mlxd_driver_run(driver, (mlxd_job){load_job, &vocab, NULL});
     model_file_check(mlxd_head_open(&head, driver, vocab, &config, &why), &why);
@@ -60,7 +60,7 @@ static int tear_down(void **state) {
     mlxd_driver_close(driver);
     mlxd_tokenizer_close(tokenizer);
     mlxd_queue_close(results);
-    mlxd_model_file_close(file);
+    mlxd_checkpoint_close(file);
     return 0;
 }
 
@@ -97,10 +97,10 @@ static void embeddings(void **state) {
     assert_true(mlxd_step_add(s, &r, NULL));
     mlxd_head_embed(head, s);
     assert_int_equal(wait_result(s, false), MLXD_OK);
-    const mlxd_gguf_tensor *t = mlxd_gguf_tensor_find(mlxd_model_file_gguf(file), name);
+    const mlxd_checkpoint_tensor *t = mlxd_checkpoint_find(file, name);
     for (int i = 0; i < 515; i++) {
-        uint64_t at = t->file_offset + (uint64_t)tokens[i] * sizeof row;
-        model_file_check(mlxd_model_file_read(file, at, row, sizeof row, &why), &why);
+        uint64_t at = (uint64_t)tokens[i] * sizeof row;
+        model_file_check(mlxd_checkpoint_read(file, t, 0, at, row, sizeof row, &why), &why);
         assert_memory_equal(s->hidden + i * WIDTH, row, sizeof row);
     }
     mlxd_step_close(s);

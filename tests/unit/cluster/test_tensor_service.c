@@ -38,7 +38,7 @@ enum {
 
 static mlxd_rpc_runtime *rt;
 static mlxd_rpc_creds *plain;
-static mlxd_model_file *file;
+static mlxd_checkpoint *file;
 static mlxd_config config;
 static mlxd_driver *compute, *background;
 static mlxd_cpu *cpu;
@@ -97,15 +97,15 @@ static int set_up(void **state) {
     check(mlxd_rpc_runtime_open(&rt, &why), &why);
     plain = mlxd_rpc_creds_plaintext();
     assert_non_null(plain);
-    check(mlxd_model_file_open(&file, MLXD_GOLDEN "/tiny-f32.gguf", &why), &why);
-    check(mlxd_config_read(&config, mlxd_model_file_gguf(file), &why), &why);
+    check(mlxd_checkpoint_open(&file, MLXD_GOLDEN "/tiny-f32.gguf", &why), &why);
+    check(mlxd_config_read(&config, mlxd_checkpoint_gguf(file), &why), &why);
     check(mlxd_kernels_get(&kernels, NULL, &why), &why);
     check(mlxd_driver_open(&compute, 2, &why), &why);
     check(mlxd_driver_open(&background, 1, &why), &why);
     mlxd_cpu_params p = {.driver = compute,
                          .kv_pages = mlxd_kv_pages(CONTEXT),
                          .device = "mini2",
-                         .layers = {.file = file,
+                         .layers = {.checkpoint = file,
                                     .config = &config,
                                     .kernels = kernels,
                                     .first = FIRST,
@@ -123,7 +123,7 @@ static int tear_down(void **state) {
     mlxd_forward_close(forward);
     mlxd_cpu_close(cpu);
     mlxd_driver_close(compute);
-    mlxd_model_file_close(file);
+    mlxd_checkpoint_close(file);
     mlxd_rpc_creds_close(plain);
     mlxd_rpc_runtime_close(rt);
     mlxd_cond_deinit(&cond);
@@ -565,7 +565,7 @@ static void reference(float *x, uint32_t n, uint32_t first, uint32_t end) {
     mlxd_why why = {0};
     mlxd_pool *pool = mlxd_pool_open(1);
     assert_non_null(pool);
-    mlxd_layers_params p = {.file = file,
+    mlxd_layers_params p = {.checkpoint = file,
                             .config = &config,
                             .kernels = mlxd_kernels_scalar(),
                             .first = first,

@@ -17,7 +17,7 @@ static mlxd_pool *pool;
 
 /* A bench and what it was opened from. */
 struct bench {
-    mlxd_model_file *file;
+    mlxd_checkpoint *file;
     mlxd_config config;
     mlxd_bench *bench;
 };
@@ -27,9 +27,9 @@ static mlxd_err open_bench(struct bench *b, const char *name, const mlxd_bench_t
     char path[1024];
     b->bench = NULL;
     snprintf(path, sizeof path, "%s/%s", MLXD_GOLDEN, name);
-    assert_int_equal(mlxd_model_file_open(&b->file, path, why), MLXD_OK);
-    assert_int_equal(mlxd_config_read(&b->config, mlxd_model_file_gguf(b->file), why), MLXD_OK);
-    mlxd_bench_params p = {.file = b->file,
+    assert_int_equal(mlxd_checkpoint_open(&b->file, path, why), MLXD_OK);
+    assert_int_equal(mlxd_config_read(&b->config, mlxd_checkpoint_gguf(b->file), why), MLXD_OK);
+    mlxd_bench_params p = {.checkpoint = b->file,
                            .config = &b->config,
                            .kernels = k,
                            .tests = tests,
@@ -41,7 +41,7 @@ static mlxd_err open_bench(struct bench *b, const char *name, const mlxd_bench_t
 
 static void close_bench(struct bench *b) {
     mlxd_bench_close(b->bench);
-    mlxd_model_file_close(b->file);
+    mlxd_checkpoint_close(b->file);
 }
 
 /* Depths and batches go up and down, so the cache is filled, kept, and filled again; lengths are no

@@ -87,10 +87,10 @@ static const char *write_model(const struct numbers *n) {
 }
 
 static mlxd_err read_numbers(const struct numbers *n, mlxd_config *c, mlxd_why *why) {
-    mlxd_model_file *f = model_file_open(write_model(n));
+    mlxd_checkpoint *f = model_file_open(write_model(n));
     *why = (mlxd_why){0};
-    mlxd_err err = mlxd_config_read(c, mlxd_model_file_gguf(f), why);
-    mlxd_model_file_close(f);
+    mlxd_err err = mlxd_config_read(c, mlxd_checkpoint_gguf(f), why);
+    mlxd_checkpoint_close(f);
     return err;
 }
 
@@ -214,11 +214,11 @@ static void golden_files_and_hidden_bytes(void **state) {
     mlxd_why why = {0};
     mini_gguf m = {0};
     (void)state;
-    mlxd_model_file *f = model_file_open(MLXD_GOLDEN "/tiny-untied.gguf");
-    model_file_check(mlxd_config_read(&c, mlxd_model_file_gguf(f), &why), &why);
+    mlxd_checkpoint *f = model_file_open(MLXD_GOLDEN "/tiny-untied.gguf");
+    model_file_check(mlxd_config_read(&c, mlxd_checkpoint_gguf(f), &why), &why);
     assert_true(c.layers == 3 && c.hidden == 48 && c.ffn == 88 && c.heads == 3 && c.kv_heads == 1 &&
                 c.head_dim == 16 && c.vocab == 515 && !c.tied);
-    mlxd_model_file_close(f);
+    mlxd_checkpoint_close(f);
     mini_key(&m, "general.architecture", MLXD_GGUF_STRING);
     mini_bytes(&m.kv, "llama\0x", 7);
     assert_int_equal(mlxd_config_read(&c, mini_open(&m), &why), MLXD_ERR_UNSUPPORTED);

@@ -13,9 +13,9 @@ static int set_up(void **state) {
     mlxd_why why = {0};
     (void)state;
     mlxd_os_fpu_init();
-    mlxd_model_file *f = model_file_open(MLXD_GOLDEN "/tiny-f32.gguf");
-    model_file_check(mlxd_tokenizer_open(&tokenizer, mlxd_model_file_gguf(f), &why), &why);
-    mlxd_model_file_close(f);
+    mlxd_checkpoint *f = model_file_open(MLXD_GOLDEN "/tiny-f32.gguf");
+    model_file_check(mlxd_tokenizer_open(&tokenizer, mlxd_checkpoint_gguf(f), &why), &why);
+    mlxd_checkpoint_close(f);
     scratch = mlxd_sampler_scratch_open(ROW);
     return mlxd_tokenizer_vocab(tokenizer) == VOCAB && scratch ? 0 : -1;
 }

@@ -11,7 +11,7 @@
 #define SESSIONS 5
 
 struct model {
-    mlxd_model_file *file;
+    mlxd_checkpoint *file;
     mlxd_config config;
     mlxd_pool *pool;
     mlxd_vocab *vocab;
@@ -23,7 +23,7 @@ static struct model open_model(const char *name, unsigned threads) {
     mlxd_why why = {0};
     snprintf(path, sizeof path, "%s/%s", MLXD_GOLDEN, name);
     m.file = model_file_open(path);
-    model_file_check(mlxd_config_read(&m.config, mlxd_model_file_gguf(m.file), &why), &why);
+    model_file_check(mlxd_config_read(&m.config, mlxd_checkpoint_gguf(m.file), &why), &why);
     m.pool = mlxd_pool_open(threads);
     assert_non_null(m.pool);
     model_file_check(
@@ -35,7 +35,7 @@ static struct model open_model(const char *name, unsigned threads) {
 static void close_model(struct model *m) {
     mlxd_vocab_close(m->vocab);
     mlxd_pool_close(m->pool);
-    mlxd_model_file_close(m->file);
+    mlxd_checkpoint_close(m->file);
 }
 
 /* Layers [first, end) with their cache. */
@@ -49,7 +49,7 @@ static struct range open_range(const struct model *m, const mlxd_kernels *k, uin
                                uint32_t end, uint32_t pages) {
     struct range r = {.first = first, .end = end};
     mlxd_why why = {0};
-    mlxd_layers_params p = {.file = m->file,
+    mlxd_layers_params p = {.checkpoint = m->file,
                             .config = &m->config,
                             .kernels = k,
                             .first = first,
@@ -491,12 +491,11 @@ static void names_and_digests(void **state) {
         uint8_t want[MLXD_SHA256_BYTES];
         mlxd_layers_tensor_name(1, i, name);
         assert_string_equal(d[i].name, name);
-        const mlxd_gguf_tensor *t = mlxd_gguf_tensor_find(mlxd_model_file_gguf(m.file), name);
+        const mlxd_checkpoint_tensor *t = mlxd_checkpoint_find(m.file, name);
         assert_non_null(t);
-        uint8_t *data = mlxd_mem_new(t->data_bytes, 1);
-        model_file_check(mlxd_model_file_read(m.file, t->file_offset, data, t->data_bytes, &why),
-                         &why);
-        mlxd_sha256_once(data, t->data_bytes, want);
+        uint8_t *data = mlxd_mem_new(t->bytes, 1);
+        model_file_check(mlxd_checkpoint_read(m.file, t, 0, 0, data, t->bytes, &why), &why);
+        mlxd_sha256_once(data, t->bytes, want);
         assert_memory_equal(d[i].sha256, want, sizeof want);
         mlxd_mem_free(data);
     }
@@ -534,8 +533,8 @@ static void tensors_too_many_or_too_few(void **state) {
         for (size_t at = 8; at + len < all.len; at++)
             if (memcmp(all.data + at, cases[i].from, len) == 0 && all.data[at - 8] == len)
                 memcpy(all.data + at, cases[i].to, len);
-        mlxd_model_file *f = model_file_open(model_file_put("blocks.gguf", all.data, all.len));
-        mlxd_layers_params p = {.file = f,
+        mlxd_checkpoint *f = model_file_open(model_file_put("blocks.gguf", all.data, all.len));
+        mlxd_layers_params p = {.checkpoint = f,
                                 .config = &m.config,
                                 .kernels = mlxd_kernels_scalar(),
                                 .first = 1,
@@ -545,7 +544,7 @@ static void tensors_too_many_or_too_few(void **state) {
                                 .pool = m.pool};
         assert_int_equal(mlxd_layers_open(&l, &p, &why), cases[i].err);
         assert_non_null(strstr(why.text, cases[i].text));
-        mlxd_model_file_close(f);
+        mlxd_checkpoint_close(f);
         close_model(&m);
         mlxd_buf_deinit(&all);
     }

@@ -32,9 +32,9 @@ static mlxd_manifest read_manifest(const char *path, const char *cache, uint64_t
     mlxd_why why = {0};
     _Atomic uint64_t most = 0;
     mlxd_progress progress = {on_progress, (void *)&most};
-    mlxd_model_file *f = model_file_open(path);
+    mlxd_checkpoint *f = model_file_open(path);
     model_file_check(mlxd_manifest_open(&m, f, pool, cache, &progress, &why), &why);
-    mlxd_model_file_close(f);
+    mlxd_checkpoint_close(f);
     *hashed = most;
     return m;
 }
@@ -68,8 +68,8 @@ static void digests_are_those_of_the_bytes(void **state) {
     uint64_t hashed;
     (void)state;
     mlxd_manifest m = read_manifest(MODEL, "", &hashed);
-    mlxd_model_file *f = model_file_open(MODEL);
-    const mlxd_gguf *g = mlxd_model_file_gguf(f);
+    mlxd_checkpoint *f = model_file_open(MODEL);
+    const mlxd_gguf *g = mlxd_checkpoint_gguf(f);
     assert_int_equal(m.count, mlxd_gguf_tensor_count(g));
     uint64_t bytes = 0;
     for (size_t i = 0; i < m.count; i++) {
@@ -81,7 +81,7 @@ static void digests_are_those_of_the_bytes(void **state) {
     }
     assert_int_equal(hashed, bytes);
     assert_null(mlxd_manifest_find(&m, "blk.99.attn_q.weight"));
-    mlxd_model_file_close(f);
+    mlxd_checkpoint_close(f);
     mlxd_manifest_close(&m);
     mlxd_manifest_close(&m);
     mlxd_buf_deinit(&all);
@@ -107,9 +107,9 @@ static void a_flipped_bit_changes_one_digest(void **state) {
     (void)state;
     mlxd_manifest before = read_manifest(path, cache, &hashed);
     for (int round = 0; round < 40; round++) {
-        mlxd_model_file *f = model_file_open(path);
+        mlxd_checkpoint *f = model_file_open(path);
         size_t which = random_below(&r, (uint32_t)before.count);
-        const mlxd_gguf_tensor *t = mlxd_gguf_tensor_at(mlxd_model_file_gguf(f), which);
+        const mlxd_gguf_tensor *t = mlxd_gguf_tensor_at(mlxd_checkpoint_gguf(f), which);
         uint64_t at = t->file_offset + (round == 0   ? 0
                                         : round == 1 ? t->data_bytes - 1
                                                      : random_u64(&r) % t->data_bytes);
@@ -124,7 +124,7 @@ static void a_flipped_bit_changes_one_digest(void **state) {
                 i == which);
         mlxd_manifest_close(&after);
         flip_bit(path, at, bit);
-        mlxd_model_file_close(f);
+        mlxd_checkpoint_close(f);
     }
     assert_null(only_file(cache)); /* so new a file is not remembered */
     mlxd_manifest_close(&before);
@@ -278,12 +278,12 @@ static void a_file_that_shrinks(void **state) {
     mlxd_manifest m;
     mlxd_why why = {0};
     (void)state;
-    mlxd_model_file *f = model_file_open(path);
+    mlxd_checkpoint *f = model_file_open(path);
     assert_int_equal(truncate(path, (off_t)all.len / 2), 0);
     assert_int_equal(mlxd_manifest_open(&m, f, pool, "", NULL, &why), MLXD_ERR_DATA);
     assert_non_null(strstr(why.text, "shrinks.gguf: offset"));
     assert_int_equal(mlxd_manifest_open(&m, f, pool, "", NULL, NULL), MLXD_ERR_DATA);
-    mlxd_model_file_close(f);
+    mlxd_checkpoint_close(f);
     mlxd_buf_deinit(&all);
 }
 

@@ -31,7 +31,7 @@
 /* The model, whole. */
 struct model {
     mlxd_pool *pool;
-    mlxd_model_file *file;
+    mlxd_checkpoint *file;
     mlxd_config c;
     mlxd_vocab *vocab;
     mlxd_layers *layers;
@@ -79,10 +79,10 @@ static void open_model(struct model *m, const char *path, uint32_t positions) {
     m->pool = mlxd_pool_open(THREADS);
     assert_non_null(m->pool);
     check(mlxd_kernels_get(&kernels, NULL, &why), &why);
-    check(mlxd_model_file_open(&m->file, path, &why), &why);
-    check(mlxd_config_read(&m->c, mlxd_model_file_gguf(m->file), &why), &why);
+    check(mlxd_checkpoint_open(&m->file, path, &why), &why);
+    check(mlxd_config_read(&m->c, mlxd_checkpoint_gguf(m->file), &why), &why);
     check(mlxd_vocab_open(&m->vocab, m->file, &m->c, kernels, m->pool, NULL, &why), &why);
-    mlxd_layers_params p = {.file = m->file,
+    mlxd_layers_params p = {.checkpoint = m->file,
                             .config = &m->c,
                             .kernels = kernels,
                             .end = m->c.layers,
@@ -104,7 +104,7 @@ static void close_model(struct model *m) {
     mlxd_kv_close(m->kv);
     mlxd_layers_close(m->layers);
     mlxd_vocab_close(m->vocab);
-    mlxd_model_file_close(m->file);
+    mlxd_checkpoint_close(m->file);
     mlxd_pool_close(m->pool);
 }
 

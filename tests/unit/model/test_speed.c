@@ -10,13 +10,13 @@
 
 #include <cmocka.h>
 
-static mlxd_model_file *open_model(const char *name, mlxd_config *c) {
+static mlxd_checkpoint *open_model(const char *name, mlxd_config *c) {
     char path[1024];
-    mlxd_model_file *f;
+    mlxd_checkpoint *f;
     mlxd_why why;
     snprintf(path, sizeof path, "%s/%s", MLXD_GOLDEN, name);
-    assert_int_equal(mlxd_model_file_open(&f, path, &why), MLXD_OK);
-    assert_int_equal(mlxd_config_read(c, mlxd_model_file_gguf(f), &why), MLXD_OK);
+    assert_int_equal(mlxd_checkpoint_open(&f, path, &why), MLXD_OK);
+    assert_int_equal(mlxd_config_read(c, mlxd_checkpoint_gguf(f), &why), MLXD_OK);
     return f;
 }
 
@@ -43,12 +43,12 @@ static void measures_a_model(void **state) {
         mlxd_config c;
         mlxd_why why = {0};
         double speed = 0;
-        mlxd_model_file *f = open_model(names[i], &c);
+        mlxd_checkpoint *f = open_model(names[i], &c);
         mlxd_err err = mlxd_speed_measure_model(&speed, f, &c, mlxd_kernels_scalar(), pool, &why);
         if (err)
             fail_msg("%s: %s", names[i], why.text);
         assert_true(isfinite(speed) && speed > 0);
-        mlxd_model_file_close(f);
+        mlxd_checkpoint_close(f);
     }
     mlxd_pool_close(pool);
 }
@@ -60,13 +60,13 @@ static void refuses_a_model_without_its_layers(void **state) {
     mlxd_why why = {0};
     double speed;
     mlxd_pool *pool = mlxd_pool_open(1);
-    mlxd_model_file *f = open_model("tiny-f32.gguf", &c);
+    mlxd_checkpoint *f = open_model("tiny-f32.gguf", &c);
     assert_non_null(pool);
     c.layers++;
     assert_int_equal(mlxd_speed_measure_model(&speed, f, &c, mlxd_kernels_scalar(), pool, &why),
                      MLXD_ERR_DATA);
     assert_non_null(strstr(why.text, "is missing"));
-    mlxd_model_file_close(f);
+    mlxd_checkpoint_close(f);
     mlxd_pool_close(pool);
 }
 

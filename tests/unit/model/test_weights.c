@@ -142,9 +142,9 @@ static void every_type_is_read(void **state) {
         at[i] = model_file_add(&file, name, t[i].type, (uint64_t[]){t[i].cols, t[i].rows}, 2, &r);
         specs[N - 1 - i] = matrix_spec(name, t[i].rows, t[i].cols, &m[i]); /* any order */
     }
-    mlxd_model_file *f = model_file_open(model_file_write(&file, "types.gguf"));
+    mlxd_checkpoint *f = model_file_open(model_file_write(&file, "types.gguf"));
     for (int i = 0; i < N; i++)
-        bytes += mlxd_gguf_tensor_at(mlxd_model_file_gguf(f), (size_t)i)->data_bytes;
+        bytes += mlxd_gguf_tensor_at(mlxd_checkpoint_gguf(f), (size_t)i)->data_bytes;
     struct progress progress = {.total = bytes};
     mlxd_weights *w;
     model_file_check(
@@ -157,7 +157,7 @@ static void every_type_is_read(void **state) {
     const mlxd_tensor_digest *d = mlxd_weights_digests(w, &n);
     assert_int_equal(n, N);
     for (int i = 0; i < N; i++) {
-        const mlxd_gguf_tensor *g = mlxd_gguf_tensor_at(mlxd_model_file_gguf(f), (size_t)i);
+        const mlxd_gguf_tensor *g = mlxd_gguf_tensor_at(mlxd_checkpoint_gguf(f), (size_t)i);
         check_matrix(&m[i], t[i].type, file.data.data + at[i]);
         mlxd_sha256_once(file.data.data + at[i], g->data_bytes, want);
         assert_string_equal(d[N - 1 - i].name, g->name);
@@ -166,7 +166,7 @@ static void every_type_is_read(void **state) {
     }
     mlxd_weights_close(w);
     mlxd_weights_close(NULL);
-    mlxd_model_file_close(f);
+    mlxd_checkpoint_close(f);
     model_file_free(&file);
 }
 
@@ -185,7 +185,7 @@ static void vectors_are_widened(void **state) {
         at[i] = model_file_add(&file, name, types[i], (uint64_t[]){99}, 1, &r);
         specs[i] = vector_spec(name, 99, &v[i]);
     }
-    mlxd_model_file *f = model_file_open(model_file_write(&file, "vectors.gguf"));
+    mlxd_checkpoint *f = model_file_open(model_file_write(&file, "vectors.gguf"));
     mlxd_weights *w;
     model_file_check(mlxd_weights_load(&w, f, specs, 3, pool, NULL, &why), &why);
     for (int i = 0; i < 3; i++)
@@ -194,13 +194,148 @@ static void vectors_are_widened(void **state) {
             assert_true(want != want ? v[i][c] != v[i][c] : v[i][c] == (float)want);
         }
     mlxd_weights_close(w);
-    mlxd_model_file_close(f);
+    mlxd_checkpoint_close(f);
+    model_file_free(&file);
+}
+
+/* ---- parts of tensors, stacks of them, and tensors that may be missing ---- */
+
+/* What the values of F32 data are, row by row. */
+static float float_at(const model_file *file, size_t at, size_t index) {
+    float f;
+    memcpy(&f, file->data.data + at + index * sizeof f, sizeof f);
+    return f;
+}
+
+/* Row i of the result is row `first + i * step` of matrix `which` of the stored `total` rows. */
+static void check_part(const mlxd_matrix *m, const model_file *file, size_t at, size_t which,
+                       size_t total, size_t first, size_t step) {
+    float row[64];
+    assert_int_equal((uintptr_t)m->data % 64, 0);
+    for (size_t i = 0; i < m->rows; i++) {
+        mlxd_matrix_get_row(m, i, row);
+        for (size_t c = 0; c < m->cols; c++) {
+            float want = float_at(file, at, (which * total + first + i * step) * m->cols + c);
+            assert_memory_equal(&row[c], &want, sizeof want);
+        }
+    }
+}
+
+/* Fused and interleaved rows of stacked matrices: every expert is cut out of its own. The tensor's
+ * digest is that of all of it, and there once. */
+static void stacked_and_fused_matrices(void **state) {
+    enum { EXPERTS = 5, TOTAL = 70, COLS = 24 };
+    random_state r = random_open("stacked");
+    model_file file = {0};
+    mlxd_matrix whole[EXPERTS], gate[EXPERTS], up[EXPERTS], tail[EXPERTS];
+    mlxd_why why = {0};
+    (void)state;
+    size_t at = model_file_add(&file, "experts", MLXD_GGUF_TYPE_F32,
+                               (uint64_t[]){COLS, TOTAL, EXPERTS}, 3, &r);
+    mlxd_weight_spec specs[4];
+    specs[0] = matrix_spec("experts", TOTAL, COLS, whole);
+    specs[1] = matrix_spec("experts", TOTAL / 2, COLS, gate);
+    specs[2] = matrix_spec("experts", TOTAL / 2, COLS, up);
+    specs[3] = matrix_spec("experts", 7, COLS, tail);
+    for (int i = 0; i < 4; i++)
+        specs[i].count = EXPERTS;
+    for (int i = 1; i < 4; i++)
+        specs[i].rows_total = TOTAL;
+    specs[1].row_step = specs[2].row_step = 2;
+    specs[2].row_first = 1;
+    specs[3].row_first = TOTAL - 7;
+    mlxd_checkpoint *f = model_file_open(model_file_write(&file, "stacked.gguf"));
+    mlxd_weights *w;
+    model_file_check(mlxd_weights_load(&w, f, specs, 4, pool, NULL, &why), &why);
+    for (size_t e = 0; e < EXPERTS; e++) {
+        check_part(&whole[e], &file, at, e, TOTAL, 0, 1);
+        check_part(&gate[e], &file, at, e, TOTAL, 0, 2);
+        check_part(&up[e], &file, at, e, TOTAL, 1, 2);
+        check_part(&tail[e], &file, at, e, TOTAL, TOTAL - 7, 1);
+    }
+    size_t n;
+    uint8_t want[MLXD_SHA256_BYTES];
+    const mlxd_tensor_digest *d = mlxd_weights_digests(w, &n);
+    mlxd_sha256_once(file.data.data + at, EXPERTS * TOTAL * COLS * sizeof(float), want);
+    assert_int_equal(n, 1);
+    assert_string_equal(d[0].name, "experts");
+    assert_memory_equal(d[0].sha256, want, sizeof want);
+    mlxd_weights_close(w);
+    mlxd_checkpoint_close(f);
+    model_file_free(&file);
+}
+
+static void parts_of_vectors(void **state) {
+    enum { EXPERTS = 3, TOTAL = 40 };
+    random_state r = random_open("vector parts");
+    model_file file = {0};
+    const float *odd, *norm;
+    mlxd_why why = {0};
+    (void)state;
+    size_t biases =
+        model_file_add(&file, "biases", MLXD_GGUF_TYPE_F32, (uint64_t[]){TOTAL, EXPERTS}, 2, &r);
+    size_t one = model_file_add(&file, "norm", MLXD_GGUF_TYPE_F32, (uint64_t[]){TOTAL}, 1, &r);
+    for (size_t i = 0; i < TOTAL; i++) { /* no NaN: sums are compared */
+        float v = (float)i / 64 - 0.25f;
+        memcpy(file.data.data + one + i * sizeof v, &v, sizeof v);
+    }
+    mlxd_weight_spec specs[2] = {vector_spec("biases", TOTAL / 2, &odd),
+                                 vector_spec("norm", TOTAL, &norm)};
+    specs[0].count = EXPERTS;
+    specs[0].row_first = 1;
+    specs[0].row_step = 2;
+    specs[0].rows_total = TOTAL;
+    specs[1].plus = 1;
+    mlxd_checkpoint *f = model_file_open(model_file_write(&file, "parts.gguf"));
+    mlxd_weights *w;
+    model_file_check(mlxd_weights_load(&w, f, specs, 2, pool, NULL, &why), &why);
+    for (size_t e = 0; e < EXPERTS; e++)
+        for (size_t i = 0; i < TOTAL / 2; i++) {
+            float want = float_at(&file, biases, e * TOTAL + 2 * i + 1);
+            assert_memory_equal(&odd[e * TOTAL / 2 + i], &want, sizeof want);
+        }
+    for (size_t i = 0; i < TOTAL; i++)
+        assert_true(norm[i] == float_at(&file, one, i) + 1);
+    mlxd_weights_close(w);
+    mlxd_checkpoint_close(f);
+    model_file_free(&file);
+}
+
+static void optional_tensors(void **state) {
+    random_state r = random_open("optional");
+    model_file file = {0};
+    mlxd_matrix there, gone[2] = {{.rows = 1, .data = (const uint8_t *)"x"}};
+    const float *bias = (const float *)(const void *)&r;
+    mlxd_why why = {0};
+    (void)state;
+    size_t at = model_file_add(&file, "there", MLXD_GGUF_TYPE_F32, (uint64_t[]){16, 20}, 2, &r);
+    mlxd_weight_spec specs[3] = {matrix_spec("gone", 20, 16, gone),
+                                 matrix_spec("there", 20, 16, &there),
+                                 vector_spec("gone.bias", 16, &bias)};
+    for (int i = 0; i < 3; i++)
+        specs[i].optional = true;
+    specs[0].count = 2;
+    mlxd_checkpoint *f = model_file_open(model_file_write(&file, "optional.gguf"));
+    mlxd_weights *w;
+    size_t n;
+    model_file_check(mlxd_weights_load(&w, f, specs, 3, pool, NULL, &why), &why);
+    assert_null(gone[0].data);
+    assert_null(gone[1].data);
+    assert_null(bias);
+    check_part(&there, &file, at, 0, 20, 0, 1);
+    assert_string_equal(mlxd_weights_digests(w, &n)[0].name, "there");
+    assert_int_equal(n, 1);
+    mlxd_weights_close(w);
+    specs[1].rows = 21; /* present, but not as it should be */
+    assert_int_equal(mlxd_weights_load(&w, f, specs, 3, pool, NULL, &why), MLXD_ERR_DATA);
+    assert_non_null(strstr(why.text, "expected [16, 21]"));
+    mlxd_checkpoint_close(f);
     model_file_free(&file);
 }
 
 /* ---- refusals ---- */
 
-static void refused(const mlxd_model_file *f, mlxd_weight_spec spec, mlxd_err want,
+static void refused(const mlxd_checkpoint *f, mlxd_weight_spec spec, mlxd_err want,
                     const char *text) {
     mlxd_matrix m;
     const float *v;
@@ -214,7 +349,7 @@ static void refused(const mlxd_model_file *f, mlxd_weight_spec spec, mlxd_err wa
         specs[1].vector = &v;
     mlxd_err err = mlxd_weights_load(&w, f, specs, 2, pool, NULL, &why);
     if (err != want || !strstr(why.text, text) || !strstr(why.text, spec.name) ||
-        !strstr(why.text, mlxd_model_file_path(f)))
+        !strstr(why.text, mlxd_checkpoint_path(f)))
         fail_msg("expected %s \"...%s...\", got %s \"%s\"", mlxd_err_name(want), text,
                  mlxd_err_name(err), why.text);
     assert_int_equal(mlxd_weights_size(f, specs, 2, &size, &why), want);
@@ -232,7 +367,7 @@ static void what_does_not_fit_is_refused_by_name(void **state) {
     model_file_add(&file, "deeper", MLXD_GGUF_TYPE_F32, (uint64_t[]){32, 2, 1, 2}, 4, &r);
     model_file_add(&file, "odd", Q4_K, (uint64_t[]){256, 2}, 2, &r);
     model_file_add(&file, "small", MLXD_GGUF_TYPE_Q8_0, (uint64_t[]){32}, 1, &r);
-    mlxd_model_file *f = model_file_open(model_file_write(&file, "refused.gguf"));
+    mlxd_checkpoint *f = model_file_open(model_file_write(&file, "refused.gguf"));
     refused(f, matrix_spec("gone", 2, 32, &m), MLXD_ERR_DATA, "is missing");
     refused(f, matrix_spec("wide", 2, 32, &m), MLXD_ERR_DATA,
             "shape [64, 2, 1, 1], expected [32, 2]");
@@ -243,7 +378,7 @@ static void what_does_not_fit_is_refused_by_name(void **state) {
     refused(f, matrix_spec("odd", 2, 256, &m), MLXD_ERR_UNSUPPORTED, "type Q4_K");
     refused(f, vector_spec("wide", 64, &v), MLXD_ERR_DATA, "expected [64, 1]");
     refused(f, vector_spec("small", 32, &v), MLXD_ERR_UNSUPPORTED, "quantized type Q8_0");
-    mlxd_model_file_close(f);
+    mlxd_checkpoint_close(f);
     model_file_free(&file);
 }
 
@@ -261,9 +396,9 @@ static void a_file_that_shrinks_while_loading(void **state) {
         specs[i] = matrix_spec(name, 50, 64, &m[i]);
     }
     const char *path = model_file_write(&file, "cut.gguf");
-    mlxd_model_file *f = model_file_open(path);
+    mlxd_checkpoint *f = model_file_open(path);
     for (int keep = 0; keep < 20; keep += 3) {
-        const mlxd_gguf_tensor *t = mlxd_gguf_tensor_at(mlxd_model_file_gguf(f), (size_t)keep);
+        const mlxd_gguf_tensor *t = mlxd_gguf_tensor_at(mlxd_checkpoint_gguf(f), (size_t)keep);
         mlxd_weights *w;
         mlxd_why why = {0};
         assert_int_equal(truncate(path, (off_t)(t->file_offset + 100)), 0);
@@ -272,9 +407,9 @@ static void a_file_that_shrinks_while_loading(void **state) {
         assert_true(atoi(strstr(why.text, "tensor.") + 7) >= keep);
         assert_non_null(strstr(why.text, "the file ends here"));
         assert_int_equal(mlxd_weights_load(&w, f, specs, 20, pool, NULL, NULL), MLXD_ERR_DATA);
-        keep += truncate(path, (off_t)mlxd_model_file_bytes(f)) != 0; /* longer again, zeros */
+        keep += truncate(path, (off_t)mlxd_checkpoint_bytes(f)) != 0; /* longer again, zeros */
     }
-    mlxd_model_file_close(f);
+    mlxd_checkpoint_close(f);
     model_file_free(&file);
 }
 
@@ -282,6 +417,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_type_is_read),
         cmocka_unit_test(vectors_are_widened),
+        cmocka_unit_test(stacked_and_fused_matrices),
+        cmocka_unit_test(parts_of_vectors),
+        cmocka_unit_test(optional_tensors),
         cmocka_unit_test(what_does_not_fit_is_refused_by_name),
         cmocka_unit_test(a_file_that_shrinks_while_loading),
     };

@@ -90,7 +90,7 @@ static void start_worker(struct worker *w, const char *device, const char *model
              model[0] == '/' ? "" : "/", model);
     mlxd_host_params h = {.path = path, .threads = 1};
     check(mlxd_host_open(&w->host, &h, &why), &why);
-    mlxd_worker_params p = {.file = w->host.file,
+    mlxd_worker_params p = {.checkpoint = w->host.checkpoint,
                             .config = &w->host.config,
                             .kernels = w->host.kernels,
                             .driver = w->host.driver,
@@ -147,7 +147,7 @@ static void hash_job(mlxd_pool *pool, void *a, void *b) {
     struct coordinator *c = a;
     mlxd_why why = {0};
     (void)b;
-    check(mlxd_manifest_open(&c->manifest, c->host.file, pool, "", NULL, &why), &why);
+    check(mlxd_manifest_open(&c->manifest, c->host.checkpoint, pool, "", NULL, &why), &why);
 }
 
 static void start_coordinator(struct coordinator *c, const char *model,
@@ -172,7 +172,7 @@ static void start_coordinator(struct coordinator *c, const char *model,
         snprintf(c->addresses[i], sizeof c->addresses[i], "127.0.0.1:%d", workers[i].port);
         c->workers[i] = (mlxd_members_worker){devices[i], c->addresses[i]};
     }
-    mlxd_members_params p = {.file = c->host.file,
+    mlxd_members_params p = {.checkpoint = c->host.checkpoint,
                              .config = &c->host.config,
                              .kernels = c->host.kernels,
                              .driver = c->host.driver,

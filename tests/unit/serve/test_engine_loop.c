@@ -58,7 +58,7 @@ static struct rig *open_rig(struct setup s) {
     model_file_check(mlxd_host_open(&g->host, &h, &why), &why);
     for (uint32_t i = 0; i < s.stages; i++) {
         mlxd_cpu_params p = {.driver = g->host.driver,
-                             .layers = {.file = g->host.file,
+                             .layers = {.checkpoint = g->host.checkpoint,
                                         .config = &g->host.config,
                                         .kernels = g->host.kernels,
                                         .first = g->host.config.layers * i / s.stages,

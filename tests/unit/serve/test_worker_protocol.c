@@ -51,7 +51,7 @@ static void hash_job(mlxd_pool *pool, void *a, void *b) {
     mlxd_why why = {0};
     (void)a;
     (void)b;
-    check(mlxd_manifest_open(&manifest, host.file, pool, "", NULL, &why), &why);
+    check(mlxd_manifest_open(&manifest, host.checkpoint, pool, "", NULL, &why), &why);
 }
 
 static int set_up(void **state) {
@@ -66,7 +66,7 @@ static int set_up(void **state) {
     mlxd_host_params h = {.path = MLXD_GOLDEN "/tiny-q4_1.gguf", .threads = 1};
     check(mlxd_host_open(&host, &h, &why), &why);
     mlxd_driver_run(host.driver, (mlxd_job){hash_job, NULL, NULL});
-    mlxd_worker_params p = {.file = host.file,
+    mlxd_worker_params p = {.checkpoint = host.checkpoint,
                             .config = &host.config,
                             .kernels = host.kernels,
                             .driver = host.driver,
