@@ -40,6 +40,24 @@
 #define MLXD_LIMIT_TEMPLATE_BYTES (1u << 20)
 #define MLXD_LIMIT_TEXT_BYTES (64u << 20) /* one text to tokenize */
 
+/* ---- the hub and its cache ---- */
+#define MLXD_HUB_COMMIT 40      /* digits of a commit: not a limit, but its only length */
+#define MLXD_LIMIT_HUB_REPO 193 /* "org/name", bytes */
+#define MLXD_LIMIT_HUB_REVISION 255
+#define MLXD_LIMIT_HUB_TAG 63
+#define MLXD_LIMIT_HUB_PATH 1023 /* of a file in a repository */
+#define MLXD_LIMIT_HUB_FILES (64u << 10)
+#define MLXD_LIMIT_HUB_FILE_BYTES (1ull << 44)
+#define MLXD_LIMIT_HUB_PAGES 1024           /* of a listing */
+#define MLXD_LIMIT_HUB_REPLY (16u << 20)    /* one page of it */
+#define MLXD_LIMIT_HUB_INDEX (64u << 20)    /* model.safetensors.index.json */
+#define MLXD_LIMIT_HUB_LISTING (128u << 20) /* memory of a listing */
+#define MLXD_LIMIT_HUB_DEPTH 16             /* folders in folders of a snapshot */
+#define MLXD_LIMIT_HUB_CONNECTIONS 16
+#define MLXD_LIMIT_HUB_REDIRECTS 8
+#define MLXD_LIMIT_HUB_TRIES 5    /* in a row without a new byte */
+#define MLXD_LIMIT_HUB_WAIT_S 300 /* that Retry-After may ask for */
+
 /* ---- engine ---- */
 #define MLXD_LIMIT_SESSIONS 1024    /* live on one node */
 #define MLXD_LIMIT_STEP_ROWS 256    /* sessions that share a step */

@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/os.h"
+#include "cli/models.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -48,6 +49,24 @@ static const mlxd_command commands[] = {
      "threads read from memory, which bounds generation, and the operations on bytes they do,\n"
      "which bounds prompts.\n",
      mlxd_cmd_bench},
+    {"pull", MLXD_CMD_PULL, "fetch a model from the hub",
+     "mlxd pull NAME [options]\n\n"
+     "Fetches org/name (safetensors, or from a GGUF repository one quantization),\n"
+     "org/name:Q4_K_M, org/name/file.gguf, each with @REVISION if wanted, or a pasted address,\n"
+     "into the cache that it shares with Hugging Face's programs, and prints the path. What is\n"
+     "there is not fetched again; what was interrupted goes on where it ended. Every file is\n"
+     "checked against its digest. HF_TOKEN for gated models, HF_HUB_CACHE for another place.\n",
+     mlxd_cmd_pull},
+    {"ls", MLXD_CMD_LS, "list the models in the cache",
+     "mlxd ls [--json]\n\n"
+     "Models by the name that -m takes, with revision, format, size and when they were used last;\n"
+     "also those that other programs have put there, and what is unfinished.\n",
+     mlxd_cmd_ls},
+    {"rm", MLXD_CMD_RM, "remove a model from the cache",
+     "mlxd rm NAME [--yes]\n\n"
+     "org/name removes all of it, org/name@REVISION one revision, org/name:Q4_K_M one model.\n"
+     "Files that another revision uses stay. Asks first, unless --yes.\n",
+     mlxd_cmd_rm},
     {"certs", MLXD_CMD_CERTS, "make the cluster's CA and node certificates",
      "mlxd certs init [--certs DIR] [--cluster NAME]\n"
      "       mlxd certs node --device ID --role ROLE [--san NAME]... [--certs DIR]\n"
@@ -107,6 +126,16 @@ static void open_standard_files(void) {
             _exit(71);
 }
 
+/* A model that is named is made a path first. */
+static int run(const mlxd_command *c, mlxd_options *o) {
+    mlxd_why why = {0};
+    mlxd_err err = c->bit & MLXD_CMD_MODEL ? mlxd_cli_locate(o, c->bit, &why) : MLXD_OK;
+    if (!err)
+        return c->run(o);
+    int code = mlxd_cli_fail(err, &why);
+    return err == MLXD_ERR_CANCELLED ? 130 : code;
+}
+
 int main(int argc, char **argv) {
     open_standard_files();
     (void)signal(SIGPIPE, SIG_IGN);
@@ -138,7 +167,7 @@ int main(int argc, char **argv) {
             mlxd_options_help(c->bit);
             code = mlxd_cli_print("", 0, &why) ? mlxd_cli_fail(MLXD_ERR_IO, &why) : 0;
         } else {
-            code = c->run(&o);
+            code = run(c, &o);
         }
         mlxd_options_deinit(&o);
         return code;

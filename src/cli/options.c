@@ -39,13 +39,17 @@ struct option {
 #define BENCH MLXD_CMD_BENCH
 #define CERTS MLXD_CMD_CERTS
 #define HEALTH MLXD_CMD_HEALTHCHECK
+#define PULL MLXD_CMD_PULL
+#define LS MLXD_CMD_LS
+#define RM MLXD_CMD_RM
+#define INSPECT MLXD_CMD_INSPECT
 #define ALL MLXD_CMD_ALL
 
 /* clang-format off */
 static const struct option options[] = {
-    {"model", 'm', "FILE", "MLXD_MODEL", "model.path",
+    {"model", 'm', "MODEL", "MLXD_MODEL", "model.path",
      TEXT, AT(model), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
-     "model file (GGUF)"},
+     "model: a path, or a name like org/name:Q4_K_M; run and serve pull a name that is not here"},
     {"threads", 't', "N", "MLXD_THREADS", "compute.threads",
      UINT, AT(threads), 0, MLXD_LIMIT_THREADS, "0", RUN|SERVE|WORKER|PLAN,
      "compute threads; 0 = one per processor"},
@@ -208,9 +212,19 @@ static const struct option options[] = {
     {"service", 0, "NAME", NULL, NULL, TEXT, AT(service), 0, 0, "", HEALTH,
      "service to ask for: \"\", liveness, readiness, tensor_service.TensorService"},
 
+    {"file", 0, "PATTERN", NULL, NULL, LIST, AT(files), 0, 0, "", PULL,
+     "fetch the files that fit instead of choosing, such as '*.json' (repeat)"},
+    {"connections", 0, "N", "MLXD_CONNECTIONS", NULL,
+     UINT, AT(connections), 1, MLXD_LIMIT_HUB_CONNECTIONS, "4", PULL|RUN|SERVE,
+     "files that are fetched at a time when a model is pulled"},
+    {"yes", 'y', NULL, NULL, NULL, FLAG, AT(yes), 0, 0, "", RM,
+     "do not ask"},
+
     {"json", 0, NULL, NULL, NULL,
-     FLAG, AT(json), 0, 0, "", RUN|PLAN|CERTS|HEALTH|MLXD_CMD_VERSION,
+     FLAG, AT(json), 0, 0, "", RUN|PLAN|CERTS|HEALTH|MLXD_CMD_VERSION|LS|RM,
      "print one JSON object"},
+    {"json", 0, NULL, NULL, NULL, FLAG, AT(json), 0, 0, "", PULL,
+     "print what happens as JSON lines; the last one says \"done\" and the path"},
     {"json", 0, NULL, NULL, NULL, FLAG, AT(json), 0, 0, "", BENCH,
      "print a JSON list with an object for each test, named as llama-bench names them"},
     {"csv", 0, NULL, NULL, NULL, FLAG, AT(csv), 0, 0, "", BENCH,
@@ -219,13 +233,13 @@ static const struct option options[] = {
      TEXT, AT(config), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
      "configuration file; default: mlxd.yaml in the working directory, when there is one"},
     {"log-level", 0, "LEVEL", "MLXD_LOG_LEVEL", "log.level",
-     TEXT, AT(log_level), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
+     TEXT, AT(log_level), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|PULL,
      "error, warn, info or debug; default: info (serve, worker), warn (others)"},
     {"log-json", 0, NULL, "MLXD_LOG_JSON", "log.json",
-     FLAG, AT(log_json), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
+     FLAG, AT(log_json), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|PULL,
      "log as JSON lines"},
     {"quiet", 'q', NULL, NULL, NULL,
-     FLAG, AT(quiet), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|CERTS,
+     FLAG, AT(quiet), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|CERTS|PULL|RM,
      "no progress, no summary"},
     {"help", 'h', NULL, NULL, NULL, FLAG, AT(help), 0, 0, "", ALL,
      "show this help"},
@@ -256,6 +270,10 @@ static char *keep(mlxd_options *o, const char *s, size_t len) {
     t->next = o->owned;
     o->owned = t;
     return t->s;
+}
+
+const char *mlxd_options_keep(mlxd_options *o, const char *text) {
+    return keep(o, text, strlen(text));
 }
 
 static mlxd_err bad_value(const struct place *p, const char *value, mlxd_why *why,
@@ -583,6 +601,18 @@ static mlxd_err read_flag(mlxd_options *o, unsigned command, int argc, char **ar
     return store(o, opt, value, &p, why);
 }
 
+/* `mlxd run MODEL` is `mlxd run -m MODEL`: without the flag the first word is the model. */
+static mlxd_err take_model(mlxd_options *o, unsigned command, const bool *seen, mlxd_why *why) {
+    const struct place p = {MLXD_ERR_USAGE, "model"};
+    const struct option *model = find_flag(command, "model", 5, 0);
+    if (!(command & MLXD_CMD_MODEL) || seen[model - options] || o->n_args == 0)
+        return MLXD_OK;
+    const char *word = o->args[0];
+    o->n_args--;
+    memmove(o->args, o->args + 1, o->n_args * sizeof *o->args);
+    return store(o, model, word, &p, why);
+}
+
 static mlxd_err read_flags(mlxd_options *o, unsigned command, int argc, char **argv,
                            const struct option *only, mlxd_why *why) {
     bool seen[MLXD_COUNT_OF(options)] = {false};
@@ -603,12 +633,12 @@ static mlxd_err read_flags(mlxd_options *o, unsigned command, int argc, char **a
         if (err)
             return err;
     }
-    return MLXD_OK;
+    return only ? MLXD_OK : take_model(o, command, seen, why);
 }
 
 mlxd_err mlxd_options_read(mlxd_options *o, unsigned command, int argc, char **argv,
                            mlxd_why *why) {
-    *o = (mlxd_options){0};
+    *o = (mlxd_options){.model_name = ""};
     mlxd_err err = read_defaults(o, why);
     /* The file's name may come from a flag or the environment, so these two are looked at first. */
     const struct option *config = find_flag(command, "config", 6, 0);

@@ -16,7 +16,14 @@ enum {
     MLXD_CMD_HEALTHCHECK = 1u << 5,
     MLXD_CMD_VERSION = 1u << 6,
     MLXD_CMD_BENCH = 1u << 7,
-    MLXD_CMD_ALL = (1u << 8) - 1,
+    MLXD_CMD_PULL = 1u << 8,
+    MLXD_CMD_LS = 1u << 9,
+    MLXD_CMD_RM = 1u << 10,
+    MLXD_CMD_INSPECT = 1u << 11,
+    MLXD_CMD_ALL = (1u << 12) - 1,
+    /* Those whose first word that is no option is the model. */
+    MLXD_CMD_MODEL = MLXD_CMD_RUN | MLXD_CMD_SERVE | MLXD_CMD_WORKER | MLXD_CMD_PLAN |
+                     MLXD_CMD_BENCH | MLXD_CMD_INSPECT,
 };
 
 #define MLXD_OPTION_LIST_MAX 64
@@ -36,10 +43,11 @@ typedef struct mlxd_option_numbers {
 /* Every option's value. Strings live until mlxd_options_deinit. */
 typedef struct mlxd_options {
     /* model and compute */
-    const char *model;
-    uint64_t threads;  /* 0: all processors */
-    uint64_t ctx;      /* 0: the model's */
-    uint64_t parallel; /* sequences whose KV fits at once */
+    const char *model;      /* path or name; after mlxd_cli_locate a path */
+    const char *model_name; /* what a person calls it; "" when it is only a path */
+    uint64_t threads;       /* 0: all processors */
+    uint64_t ctx;           /* 0: the model's */
+    uint64_t parallel;      /* sequences whose KV fits at once */
     uint64_t prefill_chunk;
     bool pin;
     const char *cpu; /* cap of the instruction set */
@@ -84,6 +92,10 @@ typedef struct mlxd_options {
     bool force, server_pair;
     /* healthcheck */
     const char *address, *service;
+    /* hub */
+    mlxd_option_list files; /* patterns */
+    uint64_t connections;
+    bool yes;
     /* output */
     const char *config;
     const char *log_level;
@@ -101,6 +113,8 @@ typedef struct mlxd_options {
 mlxd_err mlxd_options_read(mlxd_options *o, unsigned command, int argc, char **argv,
                            mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_options_deinit(mlxd_options *o);
+/* A copy of `text` that lives as long as the options; NULL: no memory. */
+const char *mlxd_options_keep(mlxd_options *o, const char *text) MLXD_MUST_CHECK;
 
 /* The options part of `--help` for a command. */
 void mlxd_options_help(unsigned command);

@@ -25,11 +25,12 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMMANDS = {"RUN": "run", "SERVE": "serve", "WORKER": "worker", "PLAN": "plan", "BENCH": "bench",
-            "CERTS": "certs", "HEALTH": "healthcheck", "MLXD_CMD_VERSION": "version"}
+            "PULL": "pull", "LS": "ls", "RM": "rm", "CERTS": "certs",
+            "HEALTH": "healthcheck", "MLXD_CMD_VERSION": "version"}
 MAN1, MAN5 = "docs/man/mlxd.1", "docs/man/mlxd.yaml.5"
 EXAMPLE = "docs/mlxd.yaml.example"
 GUIDES = ("README.md", "ARCHITECTURE.md", "docs/configuration.md", "docs/api.md",
-          "docs/operations.md", "docs/security.md", "docs/benchmarks.md")
+          "docs/operations.md", "docs/security.md", "docs/benchmarks.md", "docs/models.md")
 
 
 def read(path):
@@ -111,7 +112,9 @@ def check_options(rows):
     yield from differences(MAN1, "flag", re.findall(r"\bFl -([a-z][a-z-]*)", man),
                            [o.name for o in rows])
     env = re.findall(r"^\.It Ev (\w+)", man, re.MULTILINE)
-    yield from differences(MAN1, "variable", [name for name in env if not name.startswith("XDG")],
+    # Those of others, which are no options of ours.
+    env = [name for name in env if not name.startswith(("XDG", "HF_", "HUGGING", "SSL_"))]
+    yield from differences(MAN1, "variable", env,
                            [o.env for o in rows if o.env])
     keys = [o.key for o in rows if o.key]
     yield from differences(MAN5, "key", re.findall(r"^\.It Cm (\w+\.\w+)", read(MAN5),

@@ -43,9 +43,10 @@ EDGES = {
     "model": ("base", "format", "kernel"),
     "backend": ("base", "format", "kernel", "model"),
     "net": ("base", "format"),
+    "hub": ("base", "format"),
     "cluster": ("base", "format", "kernel", "model", "backend", "net"),
     "serve": ("base", "format", "kernel", "model", "backend", "net", "cluster"),
-    "cli": ("base", "format", "kernel", "model", "backend", "net", "cluster", "serve"),
+    "cli": ("base", "format", "kernel", "model", "backend", "net", "hub", "cluster", "serve"),
 }
 # Who may see the C code that protoc-c generates (included without a folder).
 PROTO_USERS = ("cluster", "serve", "cli")
