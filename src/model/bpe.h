@@ -86,7 +86,7 @@ typedef struct mlxd_bpe_work {
 void mlxd_bpe_work_deinit(mlxd_bpe_work *w);
 
 /* Appends the ids of `word` (fewer than 2^31 bytes; UTF-8 where characters are symbols) to `out`.
- * NOMEM; RANGE, at once where it is certain, when its ids cannot fit `tokens_max` (0 = no bound). */
+ * NOMEM; RANGE, at once where it is certain, when they cannot fit `tokens_max` (0 = no bound). */
 mlxd_err mlxd_bpe_encode(const mlxd_bpe *b, mlxd_bpe_work *w, mlxd_slice word, size_t tokens_max,
                          mlxd_tokens *out) MLXD_MUST_CHECK;
 /* The merge of two adjacent tokens; NULL: none. */

@@ -46,7 +46,7 @@ void mlxd_detok_add_bytes(mlxd_detok *d, mlxd_slice bytes, mlxd_buf *out) {
         add_byte(d, bytes.data[i], out);
 }
 
-/* The blanks that belong to the beginning of every text are left out, until something else comes. */
+/* Leaves out the blanks that belong to the beginning of every text, until something else comes. */
 static mlxd_slice strip(mlxd_detok *d, const mlxd_tokenizer_strip *s, mlxd_slice bytes) {
     while (bytes.len > 0 && bytes.data[0] == ' ' && (s->first_token || d->stripped < s->blanks)) {
         bytes.data++;

@@ -64,8 +64,8 @@ typedef struct reader {
     mlxd_tokenizer *t;
     mlxd_tokenizer_decoder *decoder;
     mlxd_slice bos;
-    bool byte_level;   /* ByteLevel was there: nothing may follow */
-    bool bytes, fused; /* of the decoder: ByteFallback, Fuse were there */
+    bool byte_level; /* ByteLevel was there: nothing may follow */
+    bool fused;      /* the decoder's Fuse was there */
     mlxd_why *why;
 } reader;
 
@@ -366,9 +366,10 @@ static mlxd_err decode_byte_level(reader *r, const mlxd_json *v) {
 /* Replacements are made in each token, once, when the vocabulary is read. */
 static mlxd_err decode_replacement(reader *r, mlxd_slice from, mlxd_slice to) {
     mlxd_lexicon_style *s = &r->decoder->style;
-    if (r->bytes || r->fused || s->n_shown == MLXD_LEXICON_SHOWN_MAX)
-        return mlxd_fail(r->why, MLXD_ERR_UNSUPPORTED,
-                         "only %d replacements, before ByteFallback and Fuse, are known",
+    if (r->fused)
+        return mlxd_fail(r->why, MLXD_ERR_UNSUPPORTED, "it stands behind Fuse");
+    if (s->n_shown == MLXD_LEXICON_SHOWN_MAX)
+        return mlxd_fail(r->why, MLXD_ERR_UNSUPPORTED, "more than %d replacements",
                          MLXD_LEXICON_SHOWN_MAX);
     s->shown[s->n_shown].from = from;
     s->shown[s->n_shown++].to = to;
@@ -393,7 +394,7 @@ static mlxd_err decode_byte_fallback(reader *r, const mlxd_json *v) {
     (void)v;
     if (r->fused)
         return mlxd_fail(r->why, MLXD_ERR_UNSUPPORTED, "it stands behind Fuse");
-    r->decoder->byte_fallback = r->bytes = true;
+    r->decoder->byte_fallback = true;
     return MLXD_OK;
 }
 

@@ -28,9 +28,8 @@ static void load_head_job(mlxd_pool *pool, void *a, void *b) {
 static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
     const mlxd_gguf *g = mlxd_model_file_gguf(h->file);
     mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
-    if (!err && mlxd_tokenizer_vocab(h->tokenizer) > h->config.vocab)
-        err = mlxd_fail(why, MLXD_ERR_DATA, "the tokenizer has %zu tokens, the embedding %u rows",
-                        mlxd_tokenizer_vocab(h->tokenizer), h->config.vocab);
+    if (!err)
+        err = mlxd_tokenizer_fit(h->tokenizer, h->config.vocab, why);
     if (err)
         return mlxd_fail_in(why, err, "%s", mlxd_model_file_path(h->file));
     /* Without a template the model still answers raw prompts. */

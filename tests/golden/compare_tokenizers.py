@@ -5,21 +5,21 @@
 Each FOLDER holds a tokenizer.json (and, if there are, tokenizer_config.json and
 special_tokens_map.json), for instance a checkpoint as it is downloaded; none are kept in this
 repository. Every text is encoded twice, control tokens parsed and not (the library's
-encode_special_tokens; tokens that are not special, but look like <|this|>, mlxd reads in trusted text
-only, so the library is told that they are special), ids must be the same, and the ids' text is
-decoded by both. With --gguf the tokenizer in the file is compared with the tokenizer.json of the same
-model.
+encode_special_tokens; tokens that are not special, but look like <|this|>, mlxd reads in trusted
+text only, so the library is told that they are special). Ids must be the same, and their text is
+decoded by both. With --gguf the tokenizer in the file is compared with the tokenizer.json of the
+same model.
 
 The texts: those of texts.py, this repository's sources and documentation, a sample of every block
-of Unicode in words and alone, random strings of all planes, control bytes, long runs, and texts that
-look like control tokens. A million characters of one kind are timed.
+of Unicode in words and alone, random strings of all planes, control bytes, long runs, and texts
+that look like control tokens. A million characters of one kind are timed.
 
 Known differences, counted apart:
-    newer      characters that Unicode 14 does not know: whoever has newer tables cuts otherwise;
-               and combining marks that the library's own normal forms do not know (they are at
-               Unicode 9: it leaves younger marks where they are)
-    ill-formed byte sequences: mlxd shows one U+FFFD for each maximal part, the library's ByteFallback
-               one for each byte of the whole run
+    newer        characters that Unicode 14 does not know: newer tables cut otherwise; and marks
+                 that the library's own normal forms do not know (they are at Unicode 9: it leaves
+                 younger ones where they are)
+    ill-formed   byte sequences: mlxd shows one U+FFFD for each maximal part, the library's
+                 ByteFallback one for each byte of the whole run
 """
 
 import argparse
@@ -42,8 +42,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 class Mlxd:
     def __init__(self, program, path):
-        self.process = subprocess.Popen([program, path], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([program, path], stdin=pipe, stdout=pipe)
         self.opened = self.process.stdout.readline().decode().strip()
 
     def number(self):
@@ -72,7 +72,7 @@ def is_known(text):
 
 
 def unicode_sample():
-    """Every 7th character of the planes in use, in groups of 16: joined, and with blanks between."""
+    """Every 5th character of the planes in use, in groups: joined, with blanks, in words."""
     for start in range(0, 0x32000, 0x80):
         chars = [chr(c) for c in range(start, start + 0x80, 5) if not 0xD800 <= c < 0xE000]
         chars = [c for c in chars if unicodedata.category(c) != "Cn"]
