@@ -33,10 +33,15 @@
 #define MLXD_LIMIT_HEADS 1024
 #define MLXD_LIMIT_EXPERTS_USED 64 /* by a token */
 #define MLXD_LIMIT_HEAD_DIM 512
-#define MLXD_LIMIT_VOCAB (4u << 20)    /* tokens */
-#define MLXD_LIMIT_TOKEN_BYTES 4096    /* one token's text */
-#define MLXD_LIMIT_SPECIAL_BYTES 256   /* a control or user-defined token's text */
-#define MLXD_LIMIT_CONTEXT (16u << 20) /* positions of one session */
+#define MLXD_LIMIT_VOCAB (4u << 20)            /* tokens */
+#define MLXD_LIMIT_VOCAB_BYTES (1u << 30)      /* texts of all tokens together */
+#define MLXD_LIMIT_TOKEN_BYTES 4096            /* one token's text */
+#define MLXD_LIMIT_SPECIAL_BYTES 256           /* a control or user-defined token's text */
+#define MLXD_LIMIT_TOKENIZER_BYTES (96u << 20) /* tokenizer.json (gemma 3: 33 MB) */
+#define MLXD_LIMIT_TOKENIZER_VALUES (8u << 20) /* JSON values in it (gemma 3: 2.1 M) */
+#define MLXD_LIMIT_TOKENIZER_STEPS 16          /* of its normalizer, and of its pre-tokenizer */
+#define MLXD_LIMIT_PATTERN_BYTES 16384         /* a regular expression in it */
+#define MLXD_LIMIT_CONTEXT (16u << 20)         /* positions of one session */
 #define MLXD_LIMIT_TEMPLATE_BYTES (1u << 20)
 #define MLXD_LIMIT_TEXT_BYTES (64u << 20) /* one text to tokenize */
 

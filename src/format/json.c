@@ -52,7 +52,7 @@ struct parser {
     char *text; /* text[len] is NUL */
     size_t len, pos;
     uint32_t open[MLXD_LIMIT_JSON_DEPTH]; /* nodes of the containers around pos */
-    uint32_t depth, depth_max;
+    uint32_t depth, depth_max, values_max;
     mlxd_why *why;
 };
 
@@ -93,10 +93,10 @@ static mlxd_err unexpected(const struct parser *p, const char *expected) {
 static mlxd_err add_node(struct parser *p, mlxd_json_kind kind, mlxd_json **out) {
     mlxd_json_doc *doc = p->doc;
     if (doc->n_nodes == doc->nodes_cap) {
-        if (doc->n_nodes >= MLXD_LIMIT_JSON_VALUES)
-            return refuse(p, p->pos, "more than %u values", MLXD_LIMIT_JSON_VALUES);
+        if (doc->n_nodes >= p->values_max)
+            return refuse(p, p->pos, "more than %u values", p->values_max);
         uint32_t cap = doc->nodes_cap ? 2 * doc->nodes_cap : 16;
-        cap = MLXD_MIN(cap, MLXD_LIMIT_JSON_VALUES);
+        cap = MLXD_MIN(cap, p->values_max);
         mlxd_json *nodes = mlxd_mem_resize(doc->nodes, cap, sizeof *nodes);
         if (!nodes)
             return mlxd_fail(p->why, MLXD_ERR_NOMEM, "no memory for %u JSON values", cap);
@@ -446,6 +446,11 @@ static mlxd_err index_containers(const struct parser *p) {
 }
 
 mlxd_err mlxd_json_parse(mlxd_json_doc **out, mlxd_slice text, uint32_t depth_max, mlxd_why *why) {
+    return mlxd_json_parse_file(out, text, depth_max, MLXD_LIMIT_JSON_VALUES, why);
+}
+
+mlxd_err mlxd_json_parse_file(mlxd_json_doc **out, mlxd_slice text, uint32_t depth_max,
+                              uint32_t values_max, mlxd_why *why) {
     MLXD_ASSERT(out && depth_max <= MLXD_LIMIT_JSON_DEPTH);
     *out = NULL;
     if (text.len >= UINT32_MAX)
@@ -458,8 +463,12 @@ mlxd_err mlxd_json_parse(mlxd_json_doc **out, mlxd_slice text, uint32_t depth_ma
     doc->text = mlxd_mem_dup(text.data, text.len);
     if (!doc->text)
         goto fail;
-    struct parser p = {
-        .doc = doc, .text = doc->text, .len = text.len, .depth_max = depth_max, .why = why};
+    struct parser p = {.doc = doc,
+                       .text = doc->text,
+                       .len = text.len,
+                       .depth_max = depth_max,
+                       .values_max = values_max,
+                       .why = why};
     err = scan(&p);
     if (!err)
         err = index_containers(&p);

@@ -55,6 +55,10 @@ typedef struct mlxd_json mlxd_json; /* a value inside a document */
  * the text; MLXD_ERR_NOMEM. On success *out is owned by the caller, on error it is NULL. */
 mlxd_err mlxd_json_parse(mlxd_json_doc **out, mlxd_slice text, uint32_t depth_max,
                          mlxd_why *why) MLXD_MUST_CHECK;
+/* The same for a file of the operator's, which may have more values than a client's request: up to
+ * `values_max` instead of MLXD_LIMIT_JSON_VALUES. */
+mlxd_err mlxd_json_parse_file(mlxd_json_doc **out, mlxd_slice text, uint32_t depth_max,
+                              uint32_t values_max, mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_json_close(mlxd_json_doc *doc);
 const mlxd_json *mlxd_json_root(const mlxd_json_doc *doc); /* never NULL */
 

@@ -1,138 +1,12 @@
-/* bpe.c - see bpe.h. */
+/* bpe.c - see bpe.h: joining the symbols of a word; the merges are read in bpe_merges.c. */
 #include "model/bpe.h"
 
 #include "base/mem.h"
+#include "format/utf8.h"
 
 #include <string.h>
 
-#define KEY_MERGES "tokenizer.ggml.merges"
-
-/* As in lexicon.c: a longer run of full slots means a file made for collisions. */
-#define PROBES_MAX 4096
-
 #define NONE UINT32_MAX
-
-/* ---- merges ---- */
-
-static uint64_t hash_pair(int32_t left, int32_t right) {
-    uint64_t h = (uint64_t)(uint32_t)left << 32 | (uint32_t)right; /* splitmix64's finaliser */
-    h = (h ^ h >> 30) * 0xbf58476d1ce4e5b9u;
-    h = (h ^ h >> 27) * 0x94d049bb133111ebu;
-    return h ^ h >> 31;
-}
-
-/* The merge of two adjacent tokens; NULL: none. */
-static const mlxd_bpe_merge *find_merge(const mlxd_bpe *b, int32_t left, int32_t right) {
-    for (size_t i = hash_pair(left, right) & b->slot_mask;; i = (i + 1) & b->slot_mask) {
-        const mlxd_bpe_merge *m = &b->slots[i];
-        if (m->left < 0)
-            return NULL;
-        if (m->left == left && m->right == right)
-            return m;
-    }
-}
-
-static mlxd_err put_merge(mlxd_bpe *b, mlxd_bpe_merge m, mlxd_why *why) {
-    size_t i = hash_pair(m.left, m.right) & b->slot_mask;
-    for (size_t probes = 0; b->slots[i].left >= 0; i = (i + 1) & b->slot_mask) {
-        if (b->slots[i].left == m.left && b->slots[i].right == m.right)
-            return mlxd_fail(why, MLXD_ERR_DATA, KEY_MERGES ": merges %u and %u are the same",
-                             b->slots[i].rank, m.rank);
-        if (++probes > PROBES_MAX)
-            return mlxd_fail(why, MLXD_ERR_DATA, KEY_MERGES ": made for hash collisions");
-    }
-    b->slots[i] = m;
-    return MLXD_OK;
-}
-
-/* "left right": exactly one blank, for a blank inside a token is spelled otherwise. */
-static mlxd_err read_merge(mlxd_bpe *b, const mlxd_lexicon *x, uint32_t rank, mlxd_slice text,
-                           mlxd_why *why) {
-    uint8_t bytes[2 * MLXD_LIMIT_TOKEN_BYTES + 1];
-    size_t left_len, right_len;
-    const uint8_t *blank = text.len ? memchr(text.data, ' ', text.len) : NULL;
-    if (!blank || text.len > sizeof bytes)
-        goto malformed;
-    mlxd_slice left = {text.data, (size_t)(blank - text.data)};
-    mlxd_slice right = {blank + 1, text.len - left.len - 1};
-    if (!mlxd_lexicon_unspell(left, bytes, &left_len) || left_len == 0 ||
-        !mlxd_lexicon_unspell(right, bytes + left_len, &right_len) || right_len == 0)
-        goto malformed;
-    mlxd_bpe_merge m = {
-        .left = mlxd_lexicon_find(x, (mlxd_slice){bytes, left_len}),
-        .right = mlxd_lexicon_find(x, (mlxd_slice){bytes + left_len, right_len}),
-        .rank = rank,
-        .id = mlxd_lexicon_find(x, (mlxd_slice){bytes, left_len + right_len}),
-    };
-    if (m.left < 0 || m.right < 0 || m.id < 0)
-        return mlxd_fail(why, MLXD_ERR_DATA,
-                         KEY_MERGES ": merge %u, \"%.*s\": %s is no normal token", rank,
-                         (int)MLXD_MIN(text.len, 128), (const char *)text.data,
-                         m.left < 0    ? "its left half"
-                         : m.right < 0 ? "its right half"
-                                       : "its result");
-    return put_merge(b, m, why);
-malformed:
-    return mlxd_fail(why, MLXD_ERR_DATA,
-                     KEY_MERGES ": merge %u, \"%.*s\", is not two tokens with a blank between",
-                     rank, (int)MLXD_MIN(text.len, 128), (const char *)text.data);
-}
-
-static bool everyday(unsigned byte) {
-    return (byte >= 0x20 && byte <= 0x7e) || byte == '\t' || byte == '\n' || byte == '\r';
-}
-
-static mlxd_err find_bytes(mlxd_bpe *b, const mlxd_lexicon *x, mlxd_why *why) {
-    for (unsigned i = 0; i < 256; i++) {
-        uint8_t byte = (uint8_t)i;
-        b->byte_ids[i] = mlxd_lexicon_find(x, (mlxd_slice){&byte, 1});
-        if (b->byte_ids[i] < 0 && everyday(i))
-            return mlxd_fail(why, MLXD_ERR_DATA,
-                             "tokenizer.ggml.tokens: no normal token for the byte 0x%02x", i);
-    }
-    return MLXD_OK;
-}
-
-mlxd_err mlxd_bpe_init(mlxd_bpe *b, const mlxd_lexicon *x, const mlxd_gguf *g, mlxd_why *why) {
-    MLXD_ASSERT(b && x && g);
-    *b = (mlxd_bpe){.longest = x->longest};
-    mlxd_err err = find_bytes(b, x, why);
-    if (err)
-        return err;
-    mlxd_gguf_array merges;
-    err = mlxd_gguf_get_array(g, KEY_MERGES, &merges, why);
-    if (err == MLXD_ERR_NOTFOUND)
-        return mlxd_fail(why, MLXD_ERR_DATA, "no array " KEY_MERGES);
-    if (err)
-        return err;
-    if (merges.type != MLXD_GGUF_STRING)
-        return mlxd_fail(why, MLXD_ERR_DATA, KEY_MERGES ": expected strings, found type %d",
-                         (int)merges.type);
-    if (merges.count > MLXD_LIMIT_GGUF_ARRAY)
-        return mlxd_fail(why, MLXD_ERR_DATA, KEY_MERGES ": %llu merges, limit %u",
-                         (unsigned long long)merges.count, MLXD_LIMIT_GGUF_ARRAY);
-    size_t slots = 16;
-    while (slots < merges.count * 2)
-        slots *= 2;
-    b->slots = mlxd_mem_new(slots, sizeof *b->slots);
-    if (!b->slots)
-        return mlxd_fail(why, MLXD_ERR_NOMEM, "no memory for %zu merge slots", slots);
-    b->slot_mask = slots - 1;
-    for (size_t i = 0; i < slots; i++)
-        b->slots[i].left = -1;
-    size_t cursor = 0;
-    for (uint32_t rank = 0; rank < merges.count; rank++) {
-        err = read_merge(b, x, rank, mlxd_gguf_array_next_str(&merges, &cursor), why);
-        if (err)
-            return err;
-    }
-    return MLXD_OK;
-}
-
-void mlxd_bpe_deinit(mlxd_bpe *b) {
-    mlxd_mem_free(b->slots);
-    *b = (mlxd_bpe){0};
-}
 
 /* ---- the heap: four children each, as it is cache misses that cost ---- */
 
@@ -174,7 +48,7 @@ static pair pop(mlxd_bpe_work *w) {
     return top;
 }
 
-/* ---- one pre-token ---- */
+/* ---- the list ---- */
 
 struct mlxd_bpe_symbol {
     int32_t id;          /* -1: joined to its left neighbour */
@@ -211,12 +85,77 @@ static bool prepare(mlxd_bpe_work *w, size_t n) {
     return true;
 }
 
+/* ---- symbols ---- */
+
+/* Symbols on their way into the list. */
+typedef struct filling {
+    symbol *symbols;
+    uint32_t count;
+    bool unknown; /* an unknown token waits: what follows may be fused with it */
+} filling;
+
+static void add_symbol(filling *f, int32_t id) {
+    f->symbols[f->count] = (symbol){id, f->count ? f->count - 1 : NONE, f->count + 1};
+    f->count++;
+}
+
+static void add_waiting(filling *f, int32_t unknown) {
+    if (f->unknown)
+        add_symbol(f, unknown);
+    f->unknown = false;
+}
+
+/* A character that is no token. As in Hugging Face tokenizers, an unknown token that waits is put
+ * behind bytes, not before them. */
+static void add_stranger(const mlxd_bpe *b, filling *f, const uint8_t *c, size_t len) {
+    bool bytes = b->fallback;
+    for (size_t i = 0; i < len && bytes; i++)
+        bytes = b->byte_ids[c[i]] >= 0;
+    if (bytes) {
+        for (size_t i = 0; i < len; i++)
+            add_symbol(f, b->byte_ids[c[i]]);
+    } else if (b->unknown >= 0) {
+        if (!b->fuse_unknown)
+            add_waiting(f, b->unknown);
+        f->unknown = true;
+    }
+}
+
+/* Writes the symbols of `word`, at most one for each byte, and returns how many. */
+static uint32_t fill(const mlxd_bpe *b, mlxd_slice word, symbol *symbols) {
+    filling f = {.symbols = symbols};
+    for (size_t at = 0, len; at < word.len; at += len) {
+        const uint8_t *c = word.data + at;
+        uint32_t cp;
+        len = 1;
+        if (b->lexicon->byte_alphabet) {
+            if (b->byte_ids[*c] >= 0)
+                add_symbol(&f, b->byte_ids[*c]);
+            continue;
+        }
+        len = *c < 0x80 ? 1 : mlxd_utf8_next(c, word.len - at, &cp);
+        int32_t id = mlxd_lexicon_find(b->lexicon, (mlxd_slice){c, len});
+        if (id < 0) {
+            add_stranger(b, &f, c, len);
+            continue;
+        }
+        add_waiting(&f, b->unknown);
+        add_symbol(&f, id);
+    }
+    add_waiting(&f, b->unknown);
+    if (f.count > 0)
+        symbols[f.count - 1].next = NONE;
+    return f.count;
+}
+
+/* ---- joining ---- */
+
 /* The merge of the symbol at `at` and the next one; NULL: none. */
 static const mlxd_bpe_merge *merge_at(const mlxd_bpe *b, const mlxd_bpe_work *w, uint32_t at) {
     const symbol *left = &w->symbols[at];
     if (left->id < 0 || left->next == NONE)
         return NULL;
-    return find_merge(b, left->id, w->symbols[left->next].id);
+    return mlxd_bpe_find(b, left->id, w->symbols[left->next].id);
 }
 
 static void offer(const mlxd_bpe *b, mlxd_bpe_work *w, uint32_t at) {
@@ -225,8 +164,8 @@ static void offer(const mlxd_bpe *b, mlxd_bpe_work *w, uint32_t at) {
         push(w, (pair)m->rank << 32 | at);
 }
 
-/* Joins a pair, unless it is gone: a rank belongs to one pair of tokens, so if the merge here has
- * another rank, or there is none, one of the two has grown or was swallowed. */
+/* Joins a pair, unless it is gone: if there is no merge here or its rank is another one, one of the
+ * two has grown or was swallowed. (Pairs may share a rank; then this is the turn of either.) */
 static void join(const mlxd_bpe *b, mlxd_bpe_work *w, pair p) {
     uint32_t at = (uint32_t)p;
     const mlxd_bpe_merge *m = merge_at(b, w, at);
@@ -243,34 +182,73 @@ static void join(const mlxd_bpe *b, mlxd_bpe_work *w, pair p) {
         offer(b, w, left->prev);
 }
 
-mlxd_err mlxd_bpe_encode(const mlxd_bpe *b, mlxd_bpe_work *w, mlxd_slice word, size_t tokens_max,
-                         mlxd_tokens *out) {
-    MLXD_ASSERT(word.len < INT32_MAX);
-    uint32_t n = 0;
-    for (size_t i = 0; i < word.len; i++)
-        n += b->byte_ids[word.data[i]] >= 0;
-    if (n == 0)
-        return MLXD_OK;
-    size_t least = (n - 1) / b->longest + 1; /* ids that these bytes give at least */
-    if (tokens_max && (out->count > tokens_max || least > tokens_max - out->count))
-        return MLXD_ERR_RANGE;
-    if (!prepare(w, n))
+static mlxd_err encode_word(const mlxd_bpe *b, mlxd_bpe_work *w, mlxd_slice word, size_t tokens_max,
+                            mlxd_tokens *out) {
+    if (!prepare(w, word.len))
         return MLXD_ERR_NOMEM;
-    uint32_t count = 0;
-    for (size_t i = 0; i < word.len; i++) {
-        int32_t id = b->byte_ids[word.data[i]];
-        if (id < 0)
-            continue;
-        w->symbols[count] = (symbol){id, count ? count - 1 : NONE, count + 1};
-        count++;
-    }
-    w->symbols[n - 1].next = NONE;
+    uint32_t n = fill(b, word, w->symbols);
     for (uint32_t i = 0; i + 1 < n; i++)
         offer(b, w, i);
     while (w->heap_count > 0)
         join(b, w, pop(w));
-    for (uint32_t i = 0; i != NONE; i = w->symbols[i].next) {
+    for (uint32_t i = 0; n > 0 && i != NONE; i = w->symbols[i].next) {
         mlxd_err err = mlxd_tokens_add(out, w->symbols[i].id, tokens_max);
+        if (err)
+            return err;
+    }
+    return MLXD_OK;
+}
+
+/* Bytes of `word` that give a token. */
+static size_t count_bytes(const mlxd_bpe *b, mlxd_slice word) {
+    size_t n = 0;
+    if (!b->lexicon->byte_alphabet)
+        return word.len;
+    for (size_t i = 0; i < word.len; i++)
+        n += b->byte_ids[word.data[i]] >= 0;
+    return n;
+}
+
+/* Where the part of `word` from `at` ends: before a U+2581 behind another character, if no merge
+ * reaches over such a place. So a text without pre-tokenizer does not become one huge word. */
+static size_t part_end(const mlxd_bpe *b, mlxd_slice word, size_t at) {
+    static const uint8_t mark[3] = {0xe2, 0x96, 0x81};
+    if (!b->cut_words)
+        return word.len;
+    while (word.len - at >= 3 && memcmp(word.data + at, mark, 3) == 0)
+        at += 3;
+    while (at < word.len) {
+        const uint8_t *p = memchr(word.data + at, mark[0], word.len - at);
+        if (!p)
+            return word.len;
+        at = (size_t)(p - word.data);
+        if (word.len - at >= 3 && memcmp(p, mark, 3) == 0)
+            return at;
+        at++;
+    }
+    return word.len;
+}
+
+mlxd_err mlxd_bpe_encode(const mlxd_bpe *b, mlxd_bpe_work *w, mlxd_slice word, size_t tokens_max,
+                         mlxd_tokens *out) {
+    MLXD_ASSERT(word.len < INT32_MAX);
+    if (word.len == 0)
+        return MLXD_OK;
+    if (b->ignore_merges) {
+        int32_t id = mlxd_lexicon_find(b->lexicon, word);
+        if (id >= 0)
+            return mlxd_tokens_add(out, id, tokens_max);
+    }
+    size_t n = count_bytes(b, word);
+    if (n == 0)
+        return MLXD_OK;
+    bool bounded = b->complete && (b->lexicon->byte_alphabet || b->fallback);
+    size_t least = bounded ? (n - 1) / b->lexicon->longest + 1 : 0;
+    if (tokens_max && (out->count > tokens_max || least > tokens_max - out->count))
+        return MLXD_ERR_RANGE;
+    for (size_t at = 0, end; at < word.len; at = end) {
+        end = part_end(b, word, at);
+        mlxd_err err = encode_word(b, w, (mlxd_slice){word.data + at, end - at}, tokens_max, out);
         if (err)
             return err;
     }

@@ -6,7 +6,7 @@
  * depend on how the bytes were divided between tokens.
  */
 #include "format/utf8.h"
-#include "model/tokenizer.h"
+#include "model/tokenizer_internal.h"
 
 #include <string.h>
 
@@ -46,9 +46,27 @@ void mlxd_detok_add_bytes(mlxd_detok *d, mlxd_slice bytes, mlxd_buf *out) {
         add_byte(d, bytes.data[i], out);
 }
 
+/* Leaves out the blanks that belong to the beginning of every text, until something else comes. */
+static mlxd_slice strip(mlxd_detok *d, const mlxd_tokenizer_strip *s, mlxd_slice bytes) {
+    while (bytes.len > 0 && bytes.data[0] == ' ' && (s->first_token || d->stripped < s->blanks)) {
+        bytes.data++;
+        bytes.len--;
+        d->stripped += !s->first_token;
+    }
+    d->begun = s->first_token || bytes.len > 0 || d->stripped >= s->blanks;
+    return bytes;
+}
+
+void mlxd_detok_add_shown(mlxd_detok *d, const mlxd_tokenizer *t, int32_t id, mlxd_buf *out) {
+    mlxd_slice bytes = mlxd_tokenizer_bytes(t, id);
+    if (!d->begun && bytes.len > 0)
+        bytes = strip(d, &t->strip, bytes);
+    mlxd_detok_add_bytes(d, bytes, out);
+}
+
 void mlxd_detok_add(mlxd_detok *d, const mlxd_tokenizer *t, int32_t id, mlxd_buf *out) {
     if (!mlxd_tokenizer_is_control(t, id))
-        mlxd_detok_add_bytes(d, mlxd_tokenizer_bytes(t, id), out);
+        mlxd_detok_add_shown(d, t, id, out);
 }
 
 void mlxd_detok_flush(mlxd_detok *d, mlxd_buf *out) {

@@ -1,148 +1,188 @@
 /* pretok.c - see pretok.h. */
 #include "model/pretok.h"
 
-#include "base/mem.h"
+#include "format/utf8.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
+#include <string.h>
 
-/* Far above what the expressions need (a few steps), far below what could be felt. */
-#define MATCH_LIMIT 100000
-#define DEPTH_LIMIT 1000
-#define HEAP_LIMIT_KIB 1024
+#define METASPACE "\xe2\x96\x81"
 
-/* White_Space, inside a class. pcre2's own \s also has U+180E, which left White_Space in 2013. */
-#define S "\\t-\\r\\x{85}\\p{Z}"
-
-#define CONTRACTIONS "'(?:[stmd]|re|ve|ll)"
-
-static const struct {
-    const char *name;
-    const char *expression;
-} known[] = {
-    {"gpt-2", CONTRACTIONS "| ?\\p{L}++| ?\\p{N}++| ?[^" S "\\p{L}\\p{N}]++"
-                           "|[" S "]+(?![^" S "])|[" S "]++"},
-    {"smollm", CONTRACTIONS "|\\p{N}| ?\\p{L}++| ?[^" S "\\p{L}\\p{N}]++"
-                            "|[" S "]+(?![^" S "\\p{N}])|[" S "]++"},
-};
-
-const char *mlxd_pretok_names(void) {
-    return "gpt-2, smollm";
-}
-
-struct mlxd_pretok {
-    pcre2_general_context *memory;
-    pcre2_match_context *limits;
-    pcre2_code *code;
-    bool jit;
-};
-
-struct mlxd_pretok_scan {
-    const mlxd_pretok *pretok;
-    pcre2_match_data *match;
-};
-
-static void *take(size_t bytes, void *unused) {
-    (void)unused;
-    return mlxd_mem_new(bytes, 1);
-}
-
-static void give(void *p, void *unused) {
-    (void)unused;
-    mlxd_mem_free(p);
-}
-
-static const char *expression_of(mlxd_slice name) {
-    for (size_t i = 0; i < MLXD_COUNT_OF(known); i++)
-        if (mlxd_slice_eq(name, mlxd_slice_str(known[i].name)))
-            return known[i].expression;
-    return NULL;
-}
-
-mlxd_err mlxd_pretok_open(mlxd_pretok **out, mlxd_slice name, bool jit, mlxd_why *why) {
-    MLXD_ASSERT(out);
-    *out = NULL;
-    const char *expression = expression_of(name);
-    if (!expression)
-        return mlxd_fail(why, MLXD_ERR_UNSUPPORTED,
-                         "tokenizer.ggml.pre: pre-tokenizer \"%.*s\" is not known; known: %s",
-                         (int)MLXD_MIN(name.len, 64), (const char *)name.data, mlxd_pretok_names());
-    mlxd_pretok *p = mlxd_mem_new(1, sizeof *p);
-    if (!p)
-        goto nomem;
-    p->memory = pcre2_general_context_create(take, give, NULL);
-    p->limits = p->memory ? pcre2_match_context_create(p->memory) : NULL;
-    pcre2_compile_context *compile = p->limits ? pcre2_compile_context_create(p->memory) : NULL;
-    if (!compile)
-        goto nomem;
-    int error;
-    PCRE2_SIZE offset;
-    p->code = pcre2_compile((PCRE2_SPTR)expression, PCRE2_ZERO_TERMINATED,
-                            PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C,
-                            &error, &offset, compile);
-    pcre2_compile_context_free(compile);
-    if (!p->code) {
-        mlxd_pretok_close(p);
-        return mlxd_fail(why, MLXD_ERR_UNSUPPORTED,
-                         "this build of pcre2 cannot compile \"%s\": error %d at %zu", expression,
-                         error, (size_t)offset);
+mlxd_err mlxd_pretok_add(mlxd_pretok *p, mlxd_pretok_step step, mlxd_why *why) {
+    MLXD_ASSERT(p);
+    if (p->count == MLXD_LIMIT_TOKENIZER_STEPS) {
+        mlxd_regex_close(step.pattern);
+        return mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "more than %d steps",
+                         MLXD_LIMIT_TOKENIZER_STEPS);
     }
-    pcre2_set_match_limit(p->limits, MATCH_LIMIT);
-    pcre2_set_depth_limit(p->limits, DEPTH_LIMIT);
-    pcre2_set_heap_limit(p->limits, HEAP_LIMIT_KIB);
-    p->jit = jit && pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE) == 0;
-    *out = p;
+    p->steps[p->count++] = step;
     return MLXD_OK;
-nomem:
-    mlxd_pretok_close(p);
-    return mlxd_fail(why, MLXD_ERR_NOMEM, "no memory for the pre-tokenizer");
 }
 
-void mlxd_pretok_close(mlxd_pretok *p) {
-    if (!p)
-        return;
-    pcre2_code_free(p->code);
-    pcre2_match_context_free(p->limits);
-    pcre2_general_context_free(p->memory);
-    mlxd_mem_free(p);
+mlxd_err mlxd_pretok_add_split(mlxd_pretok *p, mlxd_slice pattern, mlxd_pretok_behavior behavior,
+                               bool invert, bool jit, mlxd_why *why) {
+    mlxd_regex *regex;
+    mlxd_err err = mlxd_regex_open(&regex, pattern, jit, why);
+    if (err)
+        return err;
+    mlxd_pretok_step step = {.pattern = regex, .behavior = behavior, .invert = invert};
+    return mlxd_pretok_add(p, step, why);
+}
+
+void mlxd_pretok_deinit(mlxd_pretok *p) {
+    for (size_t i = 0; i < p->count; i++)
+        mlxd_regex_close(p->steps[i].pattern);
+    *p = (mlxd_pretok){0};
 }
 
 bool mlxd_pretok_jit(const mlxd_pretok *p) {
-    return p->jit;
+    for (size_t i = 0; i < p->count; i++)
+        if (p->steps[i].pattern && !mlxd_regex_jit(p->steps[i].pattern))
+            return false;
+    return true;
 }
 
-mlxd_pretok_scan *mlxd_pretok_scan_open(const mlxd_pretok *p) {
-    MLXD_ASSERT(p);
-    mlxd_pretok_scan *s = mlxd_mem_new(1, sizeof *s);
-    if (!s)
-        return NULL;
-    s->pretok = p;
-    s->match = pcre2_match_data_create(1, p->memory);
-    if (!s->match) {
-        mlxd_mem_free(s);
-        return NULL;
+void mlxd_pretok_work_init(mlxd_pretok_work *w, mlxd_regex_work *regex) {
+    *w = (mlxd_pretok_work){.regex = regex};
+    for (size_t i = 0; i < MLXD_COUNT_OF(w->texts); i++)
+        mlxd_buf_init(&w->texts[i], 0);
+}
+
+void mlxd_pretok_work_deinit(mlxd_pretok_work *w) {
+    for (size_t i = 0; i < MLXD_COUNT_OF(w->texts); i++)
+        mlxd_buf_deinit(&w->texts[i]);
+}
+
+/* ---- one run ---- */
+
+typedef struct run {
+    const mlxd_pretok *p;
+    mlxd_pretok_work *w;
+    mlxd_pretok_sink sink;
+    void *ctx;
+    mlxd_why *why;
+} run;
+
+/* A text on its way through step `step`, and the piece of it that may still grow. */
+typedef struct cutting {
+    mlxd_slice text;
+    bool first; /* it begins the whole text */
+    size_t step;
+    size_t start, end; /* the piece; start == end: none */
+    bool matched;      /* its last part was a match */
+} cutting;
+
+static mlxd_err run_from(const run *r, size_t step, mlxd_slice text, bool first);
+
+static mlxd_err emit(const run *r, cutting *c) {
+    if (c->start == c->end)
+        return MLXD_OK;
+    mlxd_slice piece = {c->text.data + c->start, c->end - c->start};
+    bool first = c->first && c->start == 0;
+    c->start = c->end;
+    return run_from(r, c->step + 1, piece, first);
+}
+
+/* The next part of the text, alternately what lies between matches and matches; with `invert` it is
+ * the other way round. The behaviors are those of Hugging Face tokenizers. */
+static mlxd_err add_part(const run *r, cutting *c, size_t end, bool match) {
+    const mlxd_pretok_step *s = &r->p->steps[c->step];
+    if (c->end == end && !match)
+        return MLXD_OK; /* nothing lies between two matches */
+    match ^= s->invert;
+    bool grows = false, removed = s->behavior == MLXD_PRETOK_REMOVED && match;
+    if (s->behavior == MLXD_PRETOK_MERGED_WITH_PREVIOUS)
+        grows = match && !c->matched;
+    else if (s->behavior == MLXD_PRETOK_MERGED_WITH_NEXT)
+        grows = !match && c->matched;
+    else if (s->behavior == MLXD_PRETOK_CONTIGUOUS)
+        grows = match == c->matched;
+    mlxd_err err = grows ? MLXD_OK : emit(r, c);
+    c->end = end;
+    c->matched = match;
+    if (removed)
+        c->start = end;
+    return err;
+}
+
+static mlxd_err split(const run *r, size_t step, mlxd_slice text, bool first) {
+    cutting c = {.text = text, .first = first, .step = step};
+    const mlxd_regex *pattern = r->p->steps[step].pattern;
+    mlxd_err err = MLXD_OK;
+    size_t last = SIZE_MAX; /* end of the last match: an empty one there is none */
+    for (size_t from = 0; !err && from < text.len;) {
+        mlxd_regex_match m;
+        bool found;
+        err = mlxd_regex_next(pattern, r->w->regex, text, from, &m, &found, r->why);
+        if (err || !found)
+            break;
+        from = m.end;
+        if (m.start < m.end || m.start != last) {
+            err = add_part(r, &c, m.start, false);
+            if (!err)
+                err = add_part(r, &c, m.end, true);
+            last = m.end;
+        }
+        if (m.start == m.end && from < text.len) { /* the next one begins a character further */
+            uint32_t cp;
+            from += mlxd_utf8_next(text.data + from, text.len - from, &cp);
+        }
     }
-    return s;
+    if (!err)
+        err = add_part(r, &c, text.len, false);
+    if (!err)
+        err = emit(r, &c);
+    return err;
 }
 
-void mlxd_pretok_scan_close(mlxd_pretok_scan *s) {
-    if (!s)
-        return;
-    pcre2_match_data_free(s->match);
-    mlxd_mem_free(s);
+static bool begins(mlxd_slice text, mlxd_slice with) {
+    return text.len >= with.len && memcmp(text.data, with.data, with.len) == 0;
 }
 
-mlxd_err mlxd_pretok_next(mlxd_pretok_scan *s, mlxd_slice text, size_t start, size_t *end,
-                          mlxd_why *why) {
-    MLXD_ASSERT(start < text.len);
-    const mlxd_pretok *p = s->pretok;
-    int rc =
-        pcre2_match(p->code, text.data, text.len, start, PCRE2_NO_UTF_CHECK, s->match, p->limits);
-    if (rc < 1)
-        return mlxd_fail(why, MLXD_ERR_INVALID,
-                         "the text cannot be split into words at byte %zu (pcre2 error %d)", start,
-                         rc);
-    *end = pcre2_get_ovector_pointer(s->match)[1];
-    MLXD_ASSERT(*end > start && *end <= text.len);
+/* Blanks and prefix of a step; the result is `text` itself or lies in the step's buffer. */
+static mlxd_err rewrite(const run *r, size_t step, bool first, mlxd_slice *text) {
+    const mlxd_pretok_step *s = &r->p->steps[step];
+    mlxd_slice mark = mlxd_slice_str(s->metaspace ? METASPACE : " ");
+    bool prefix = s->prefix == MLXD_PRETOK_ALWAYS || (s->prefix == MLXD_PRETOK_FIRST && first);
+    if (begins(*text, mark) || (s->metaspace && text->data[0] == ' '))
+        prefix = false;
+    if (!prefix && !(s->metaspace && memchr(text->data, ' ', text->len)))
+        return MLXD_OK;
+    mlxd_buf *out = &r->w->texts[step];
+    mlxd_buf_clear(out);
+    if (prefix)
+        mlxd_buf_add(out, mark.data, mark.len);
+    for (size_t i = 0, end; i < text->len; i = end) {
+        const uint8_t *blank = s->metaspace ? memchr(text->data + i, ' ', text->len - i) : NULL;
+        end = blank ? (size_t)(blank - text->data) : text->len;
+        mlxd_buf_add(out, text->data + i, end - i);
+        if (blank) {
+            mlxd_buf_add(out, mark.data, mark.len);
+            end++;
+        }
+    }
+    if (out->failed)
+        return mlxd_fail(r->why, MLXD_ERR_NOMEM, "no memory for the pre-tokenizer");
+    *text = (mlxd_slice){out->data, out->len};
     return MLXD_OK;
+}
+
+/* As deep as there are steps. */
+static mlxd_err run_from(const run *r, size_t step, mlxd_slice text, bool first) {
+    if (text.len == 0)
+        return MLXD_OK;
+    if (step == r->p->count)
+        return r->sink(r->ctx, text);
+    mlxd_err err = rewrite(r, step, first, &text);
+    if (err)
+        return err;
+    if (!r->p->steps[step].pattern)
+        return run_from(r, step + 1, text, first);
+    return split(r, step, text, first);
+}
+
+mlxd_err mlxd_pretok_run(const mlxd_pretok *p, mlxd_pretok_work *w, mlxd_slice text, bool first,
+                         mlxd_pretok_sink sink, void *ctx, mlxd_why *why) {
+    MLXD_ASSERT(p && w && sink);
+    run r = {p, w, sink, ctx, why};
+    return run_from(&r, 0, text, first);
 }

@@ -131,7 +131,7 @@ static bool decode(const mlxd_tokenizer *t, const mlxd_json *tokens, mlxd_buf *o
         if (mlxd_json_get_int64(v, &id) || id < 0 || (uint64_t)id >= vocab)
             return mlxd_api_refuse(r, 400, "invalid_value", "tokens",
                                    "tokens: expected token ids from 0 to %zu", vocab - 1);
-        mlxd_detok_add_bytes(&d, mlxd_tokenizer_bytes(t, (int32_t)id), out);
+        mlxd_detok_add_shown(&d, t, (int32_t)id, out);
     }
     mlxd_detok_flush(&d, out);
     return true;

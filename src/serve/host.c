@@ -85,9 +85,8 @@ static mlxd_err read_reasoning(mlxd_host *h, const char *name, mlxd_why *why) {
 static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
     const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
     mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
-    if (!err && mlxd_tokenizer_vocab(h->tokenizer) > h->config.vocab)
-        err = mlxd_fail(why, MLXD_ERR_DATA, "the tokenizer has %zu tokens, the embedding %u rows",
-                        mlxd_tokenizer_vocab(h->tokenizer), h->config.vocab);
+    if (!err)
+        err = mlxd_tokenizer_fit(h->tokenizer, h->config.vocab, why);
     if (err)
         return mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint));
     /* Without a template the model still answers raw prompts. */

@@ -9,6 +9,7 @@ own entry of index.json:
 
     tiny     tiny-*.gguf, tiny-*.tokens.json, tiny-*.logits.bin, tiny-*.design.bin
     tokens   tokenizer.json.gz, tiny-gpt2.tokenizer.json
+    tokenizers  tokenizers/*
     chat     chat.json
     greedy   greedy.json
     corpus   corpus.tokens.json, corpus.top128.bin
@@ -24,6 +25,7 @@ sys.dont_write_bytecode = True
 STEPS = {
     "tiny": "step_tiny",
     "tokens": "step_tokens",
+    "tokenizers": "step_tokenizers",
     "chat": "step_chat",
     "greedy": "step_greedy",
     "corpus": "step_corpus",

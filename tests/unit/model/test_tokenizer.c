@@ -511,10 +511,10 @@ static void refuses_bad_vocabularies(void **state) {
         change;                                                                                    \
         refuse(v, err, part);                                                                      \
     } while (0)
-    CASE(v->model = NULL, MLXD_ERR_UNSUPPORTED, "tokenizer.ggml.model is missing; known: gpt2");
-    CASE(v->model = "llama", MLXD_ERR_UNSUPPORTED, "\"llama\" is not known; known: gpt2");
-    CASE(v->pre = NULL, MLXD_ERR_UNSUPPORTED,
-         "tokenizer.ggml.pre is missing; known: gpt-2, smollm");
+    CASE(v->model = NULL, MLXD_ERR_UNSUPPORTED, "tokenizer.ggml.model is missing");
+    CASE(v->model = "bert", MLXD_ERR_UNSUPPORTED, "\"bert\" is not known; known: gpt2, llama");
+    CASE(v->model = "llama", MLXD_ERR_DATA, "no array tokenizer.ggml.scores");
+    CASE(v->pre = NULL, MLXD_ERR_UNSUPPORTED, "tokenizer.ggml.pre is missing");
     CASE(v->pre = "default", MLXD_ERR_UNSUPPORTED, "\"default\" is not known");
     CASE(v->n_tokens = v->n_types = 0, MLXD_ERR_DATA, "0 tokens");
     CASE(v->n_types--, MLXD_ERR_DATA, "types for");
