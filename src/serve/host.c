@@ -82,9 +82,21 @@ static mlxd_err read_reasoning(mlxd_host *h, const char *name, mlxd_why *why) {
                      name);
 }
 
-static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
+static mlxd_err open_tokenizer(mlxd_host *h, mlxd_why *why) {
     const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
-    mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
+    if (g)
+        return mlxd_tokenizer_open(&h->tokenizer, g, why);
+    mlxd_tokenizer_files files = {
+        .tokenizer = mlxd_checkpoint_document(h->checkpoint, "tokenizer.json"),
+        .config = mlxd_checkpoint_document(h->checkpoint, "tokenizer_config.json"),
+        .special_map = mlxd_checkpoint_document(h->checkpoint, "special_tokens_map.json")};
+    if (files.tokenizer.len == 0)
+        return mlxd_fail(why, MLXD_ERR_DATA, "tokenizer.json is missing");
+    return mlxd_tokenizer_open_json(&h->tokenizer, &files, why);
+}
+
+static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
+    mlxd_err err = open_tokenizer(h, why);
     if (!err)
         err = mlxd_tokenizer_fit(h->tokenizer, h->config.vocab, why);
     if (err)
@@ -107,8 +119,6 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
     mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
     if (!err)
         err = mlxd_checkpoint_open(&h->checkpoint, p->path, why);
-    if (!err && !mlxd_checkpoint_gguf(h->checkpoint))
-        err = mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: not a GGUF model", p->path);
     if (!err) {
         err = mlxd_config_read(&h->config, h->checkpoint, why);
         if (err)
