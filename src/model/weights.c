@@ -43,10 +43,15 @@ static const struct {
     uint32_t gguf;
     mlxd_weight_type type;
 } types[] = {
-    {MLXD_GGUF_TYPE_F32, MLXD_WEIGHT_F32},   {MLXD_GGUF_TYPE_F16, MLXD_WEIGHT_F16},
-    {MLXD_GGUF_TYPE_BF16, MLXD_WEIGHT_BF16}, {MLXD_GGUF_TYPE_Q4_0, MLXD_WEIGHT_Q4_0},
-    {MLXD_GGUF_TYPE_Q4_1, MLXD_WEIGHT_Q4_1}, {MLXD_GGUF_TYPE_Q5_0, MLXD_WEIGHT_Q5_0},
-    {MLXD_GGUF_TYPE_Q5_1, MLXD_WEIGHT_Q5_1}, {MLXD_GGUF_TYPE_Q8_0, MLXD_WEIGHT_Q8_0},
+    {MLXD_GGUF_TYPE_F32, MLXD_WEIGHT_F32},       {MLXD_GGUF_TYPE_F16, MLXD_WEIGHT_F16},
+    {MLXD_GGUF_TYPE_BF16, MLXD_WEIGHT_BF16},     {MLXD_GGUF_TYPE_Q4_0, MLXD_WEIGHT_Q4_0},
+    {MLXD_GGUF_TYPE_Q4_1, MLXD_WEIGHT_Q4_1},     {MLXD_GGUF_TYPE_Q5_0, MLXD_WEIGHT_Q5_0},
+    {MLXD_GGUF_TYPE_Q5_1, MLXD_WEIGHT_Q5_1},     {MLXD_GGUF_TYPE_Q8_0, MLXD_WEIGHT_Q8_0},
+    {MLXD_GGUF_TYPE_Q2_K, MLXD_WEIGHT_Q2_K},     {MLXD_GGUF_TYPE_Q3_K, MLXD_WEIGHT_Q3_K},
+    {MLXD_GGUF_TYPE_Q4_K, MLXD_WEIGHT_Q4_K},     {MLXD_GGUF_TYPE_Q5_K, MLXD_WEIGHT_Q5_K},
+    {MLXD_GGUF_TYPE_Q6_K, MLXD_WEIGHT_Q6_K},     {MLXD_GGUF_TYPE_IQ4_NL, MLXD_WEIGHT_IQ4_NL},
+    {MLXD_GGUF_TYPE_IQ4_XS, MLXD_WEIGHT_IQ4_XS}, {MLXD_GGUF_TYPE_MXFP4, MLXD_WEIGHT_MXFP4},
+    {MLXD_GGUF_TYPE_NVFP4, MLXD_WEIGHT_NVFP4},
 };
 
 static bool kernel_type(uint32_t gguf, mlxd_weight_type *out) {
@@ -74,10 +79,12 @@ static mlxd_err check(const mlxd_model_file *f, const mlxd_weight_spec *spec, st
                          (unsigned long long)t->dims[3], spec->cols, rows);
     *it = (struct item){.spec = spec, .tensor = t};
     if (!kernel_type(t->type, &it->type))
-        return mlxd_fail(why, MLXD_ERR_UNSUPPORTED,
-                         "%s: tensor %s has type %s, which is not supported "
-                         "(supported: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0)",
-                         path, spec->name, mlxd_gguf_type_name(t->type));
+        return mlxd_fail(
+            why, MLXD_ERR_UNSUPPORTED,
+            "%s: tensor %s has type %s, which is not supported "
+            "(supported: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, "
+            "Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, NVFP4)",
+            path, spec->name, mlxd_gguf_type_name(t->type));
     if (spec->vector && mlxd_format_is_quantized(mlxd_weight_format(it->type)))
         return mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: vector %s has quantized type %s", path,
                          spec->name, mlxd_gguf_type_name(t->type));
