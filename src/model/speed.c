@@ -181,6 +181,8 @@ mlxd_err mlxd_speed_measure_model(double *out, const mlxd_checkpoint *f, const m
         if (err || more > MLXD_SPEED_BYTES)
             break;
     }
+    if (!err)
+        err = mlxd_layers_read_size(f, c, 0, d.count, &bytes, why);
     if (err)
         return err;
     if (d.count == 0) {
