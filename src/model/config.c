@@ -88,7 +88,7 @@ float mlxd_config_inverse_sqrt(double x) {
 
 /* ---- checks ---- */
 
-static mlxd_err check_relations(const mlxd_config *c, mlxd_why *why) {
+mlxd_err mlxd_config_check(const mlxd_config *c, mlxd_why *why) {
     if (c->heads % c->kv_heads != 0)
         return mlxd_fail(why, MLXD_ERR_DATA,
                          "%u attention heads are no multiple of %u key/value heads", c->heads,
@@ -143,7 +143,7 @@ mlxd_err mlxd_config_read(mlxd_config *c, const mlxd_checkpoint *f, mlxd_why *wh
     mlxd_slice json = mlxd_checkpoint_document(f, "config.json");
     *c = (mlxd_config){0};
     mlxd_err err = mlxd_checkpoint_gguf(f) ? mlxd_config_read_gguf(c, f, why)
-                   : json.len > 0          ? mlxd_config_read_hf(c, f, json, why)
+                   : json.len > 0 ? mlxd_config_read_hf(c, mlxd_checkpoint_path(f), json, why)
                                   : mlxd_fail(why, MLXD_ERR_DATA, "%s: there is no config.json",
                                               mlxd_checkpoint_path(f));
     if (err)
@@ -155,5 +155,5 @@ mlxd_err mlxd_config_read(mlxd_config *c, const mlxd_checkpoint *f, mlxd_why *wh
     c->vocab = (uint32_t)embd->dims[1];
     c->tied = c->tied || !mlxd_checkpoint_find(f, "output.weight");
     read_layout(c, f);
-    return check_relations(c, why);
+    return mlxd_config_check(c, why);
 }

@@ -511,8 +511,7 @@ static void name_model(mlxd_config *c, const char *path) {
     mlxd_config_copy_text(name.len ? name : mlxd_slice_str(c->arch), c->name, sizeof c->name);
 }
 
-mlxd_err mlxd_config_read_hf(mlxd_config *c, const mlxd_checkpoint *f, mlxd_slice json,
-                             mlxd_why *why) {
+mlxd_err mlxd_config_read_hf(mlxd_config *c, const char *path, mlxd_slice json, mlxd_why *why) {
     struct reader r = {.path = "config.json", .why = why};
     mlxd_json_doc *doc;
     mlxd_why inner = {0};
@@ -525,7 +524,7 @@ mlxd_err mlxd_config_read_hf(mlxd_config *c, const mlxd_checkpoint *f, mlxd_slic
         r.err = find_family(&r);
     if (!r.err) {
         mlxd_family_apply(c, r.family);
-        name_model(c, mlxd_checkpoint_path(f));
+        name_model(c, path);
         read_numbers(c, &r);
     }
     if (!r.err)

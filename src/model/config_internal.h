@@ -38,8 +38,10 @@ mlxd_err mlxd_family_refuse(bool hf, mlxd_slice name, mlxd_why *why);
 void mlxd_family_apply(mlxd_config *c, const mlxd_family *f);
 
 mlxd_err mlxd_config_read_gguf(mlxd_config *c, const mlxd_checkpoint *f, mlxd_why *why);
-mlxd_err mlxd_config_read_hf(mlxd_config *c, const mlxd_checkpoint *f, mlxd_slice json,
-                             mlxd_why *why);
+/* `path`: of the directory; its last part becomes the model's name. */
+mlxd_err mlxd_config_read_hf(mlxd_config *c, const char *path, mlxd_slice json, mlxd_why *why);
+/* What must hold between the numbers of any model. */
+mlxd_err mlxd_config_check(const mlxd_config *c, mlxd_why *why);
 
 /* Copies text that comes from a file: control bytes become '?', and it is cut to fit. */
 void mlxd_config_copy_text(mlxd_slice from, char *out, size_t size);

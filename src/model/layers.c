@@ -98,7 +98,7 @@ static size_t list_quants(struct part *p, mlxd_quants *z, size_t columns) {
     p[0] = (struct part){&z->q, columns};
     p[1] = (struct part){&z->scale, groups};
     p[2] = (struct part){&z->offset, groups};
-    p[3] = (struct part){&z->start, groups};
+    p[3] = (struct part){&z->sums, groups};
     return 4;
 }
 
@@ -143,7 +143,7 @@ static void cut_own(mlxd_layers *l, size_t threads, float *x, mlxd_quants z) {
         mlxd_own *o = &l->own[i];
         o->x = x + i * n;
         o->z = (mlxd_quants){z.q + i * n, z.scale + i * groups, z.offset + i * groups,
-                             z.start + i * groups};
+                             z.sums + i * groups};
     }
 }
 

@@ -53,9 +53,11 @@ void mlxd_experts_choose(const float *logits, uint32_t experts, uint32_t used, b
     float top = 0, sum = 0;
     for (uint32_t n = 0; n < used; n++) {
         uint32_t best = experts;
-        for (uint32_t e = 0; e < experts; e++) /* not "larger": a NaN is taken, and will show */
-            if (!taken[e] && (best == experts || !(logits[e] <= logits[best])))
+        for (uint32_t e = 0; e < experts; e++) { /* a NaN is the largest: it will show */
+            bool first = best == experts, stays = !first && logits[best] != logits[best];
+            if (!taken[e] && (first || (!stays && !(logits[e] <= logits[best]))))
                 best = e;
+        }
         top = n == 0 ? logits[best] : top;
         taken[best] = true;
         ids[n] = best;

@@ -56,8 +56,8 @@ mlxd_err mlxd_vocab_open(mlxd_vocab **out, const mlxd_checkpoint *f, const mlxd_
     v->z = (mlxd_quants){mlxd_mem_new(MLXD_VOCAB_ROWS * groups, MLXD_GROUP),
                          mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.scale),
                          mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.offset),
-                         mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.start)};
-    if (!v->x || !v->z.q || !v->z.scale || !v->z.offset || !v->z.start) {
+                         mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.sums)};
+    if (!v->x || !v->z.q || !v->z.scale || !v->z.offset || !v->z.sums) {
         err = mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
         goto fail;
     }
@@ -71,7 +71,7 @@ fail:
 void mlxd_vocab_close(mlxd_vocab *v) {
     if (!v)
         return;
-    mlxd_mem_free(v->z.start);
+    mlxd_mem_free(v->z.sums);
     mlxd_mem_free(v->z.offset);
     mlxd_mem_free(v->z.scale);
     mlxd_mem_free(v->z.q);

@@ -91,12 +91,14 @@ MODELS = {
                               layer_types=["sliding_attention"] * 2 + ["full_attention",
                                                                        "sliding_attention"],
                               tie_word_embeddings=True)),
-    "phi3": ("Phi3", dict(hidden_size=64, num_hidden_layers=2, rope_parameters=longrope(64), sliding_window=90,
+    "phi3": ("Phi3", dict(hidden_size=64, rope_parameters=longrope(64), sliding_window=90,
                           original_max_position_embeddings=64)),
-    "phi3_short": ("Phi3", dict(hidden_size=32, num_hidden_layers=1, num_key_value_heads=1, rope_parameters=longrope(128),
+    "phi3_short": ("Phi3", dict(num_hidden_layers=1, num_key_value_heads=1,
+                                rope_parameters=longrope(128),
                                 original_max_position_embeddings=128)),
-    "granite": ("Granite", dict(num_key_value_heads=1, embedding_multiplier=3.0, attention_multiplier=0.4,
-                                residual_multiplier=0.35, logits_scaling=2.5)),
+    "granite": ("Granite", dict(num_key_value_heads=1, embedding_multiplier=3.0,
+                                attention_multiplier=0.4, residual_multiplier=0.35,
+                                logits_scaling=2.5)),
     "olmo2": ("Olmo2", dict(num_key_value_heads=2)),
     "smollm3": ("SmolLM3", dict(num_hidden_layers=3, no_rope_layers=[1, 0, 1],
                                 tie_word_embeddings=True)),
@@ -116,7 +118,8 @@ def config_of(name, more):
     if name in NO_HEAD_DIM:
         values.pop("head_dim")
         values["num_attention_heads"] = values["hidden_size"] // 16
-    return cls(**copy.deepcopy(values), attn_implementation="f16_cache", experts_implementation="eager")
+    return cls(**copy.deepcopy(values), attn_implementation="f16_cache",
+               experts_implementation="eager")
 
 
 def build(name, dtype, change={}):
@@ -347,8 +350,9 @@ PERMUTED = {"llama", "granite", "smollm3"}
 GLOBAL = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 PARTS = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.sinks": "attn_sinks",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+    "self_attn.sinks": "attn_sinks", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     "mlp.gate": "ffn_gate_inp", "mlp.router": "ffn_gate_inp",
@@ -374,7 +378,8 @@ def gguf_name(arch, key):
 
 def permute(w, heads):
     """Halves of each head become neighbours: llama.cpp rotates these in some families."""
-    return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+    halves = w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:])
+    return halves.swapaxes(1, 2).reshape(w.shape)
 
 
 def add_metadata(w, arch, c):

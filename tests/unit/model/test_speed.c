@@ -35,7 +35,8 @@ static void measures_every_kernel(void **state) {
 /* Quantized and float layers; all of them are loaded and decoded with. */
 static void measures_a_model(void **state) {
     (void)state;
-    static const char *const names[] = {"tiny-f32.gguf", "tiny-q4_1.gguf", "tiny-untied.gguf"};
+    static const char *const names[] = {"tiny-f32.gguf", "tiny-q4_1.gguf", "tiny-untied.gguf",
+                                        "families/qwen3_moe_mlx4"};
     mlxd_os_fpu_init();
     mlxd_pool *pool = mlxd_pool_open(1);
     assert_non_null(pool);
