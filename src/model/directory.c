@@ -1,4 +1,5 @@
 /* directory.c - see directory.h. */
+#define _XOPEN_SOURCE 700 /* realpath */
 #include "model/directory.h"
 
 #include "base/limits.h"
