@@ -280,15 +280,16 @@ def test_two_pulls_at_once(cache, hub):
     first = cache.start("org/name:Q8_0")
     harness.until(lambda: len(hub.requests("blob")) == 2, "the first one fetches")
     second = cache.start("org/name:Q8_0", "--json")
+    events = []
     for line in second.stdout:
-        if json.loads(line).get("status") == "locked":
-            break
-    go.set()
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 0, err
+        events.append(json.loads(line))
+        if events[-1].get("status") == "locked":
+            go.set()
+    assert second.wait(60) == 0, second.stderr.read()
+    assert go.is_set(), events
     first.communicate(timeout=60)
     assert first.returncode == 0
-    assert json.loads(out.splitlines()[-1])["fetched"] == 0
+    assert events[-1]["event"] == "done" and events[-1]["fetched"] == 0
     assert hub.sent("blob") == 4 * MiB
     assert cache.files()["m-Q8_0-00001-of-00002.gguf"] == GGUF_REPO["m-Q8_0-00001-of-00002.gguf"]
 
