@@ -67,6 +67,11 @@ static const mlxd_command commands[] = {
      "org/name removes all of it, org/name@REVISION one revision, org/name:Q4_K_M one model.\n"
      "Files that another revision uses stay. Asks first, unless --yes.\n",
      mlxd_cmd_rm},
+    {"inspect", MLXD_CMD_INSPECT, "show what a model is, and what of it fits here",
+     "mlxd inspect MODEL [--json]\n\n"
+     "Family, quantization, sizes, context, tokenizer and template of a path or a name in the\n"
+     "cache; whether this build runs it, and which context fits into the memory that is free.\n",
+     mlxd_cmd_inspect},
     {"certs", MLXD_CMD_CERTS, "make the cluster's CA and node certificates",
      "mlxd certs init [--certs DIR] [--cluster NAME]\n"
      "       mlxd certs node --device ID --role ROLE [--san NAME]... [--certs DIR]\n"

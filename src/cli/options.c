@@ -48,7 +48,7 @@ struct option {
 /* clang-format off */
 static const struct option options[] = {
     {"model", 'm', "MODEL", "MLXD_MODEL", "model.path",
-     TEXT, AT(model), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
+     TEXT, AT(model), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|INSPECT,
      "model: a path, or a name like org/name:Q4_K_M; run and serve pull a name that is not here"},
     {"threads", 't', "N", "MLXD_THREADS", "compute.threads",
      UINT, AT(threads), 0, MLXD_LIMIT_THREADS, "0", RUN|SERVE|WORKER|PLAN,
@@ -71,7 +71,7 @@ static const struct option options[] = {
      UINT, AT(prefill_chunk), 1, MLXD_LIMIT_STEP_TOKENS, "512", RUN|BENCH,
      "prompt tokens per step"},
     {"cpu", 0, "ISA", "MLXD_CPU", "compute.cpu",
-     TEXT, AT(cpu), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
+     TEXT, AT(cpu), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|INSPECT,
      "highest instruction set to use: scalar, avx2, ..."},
 
     {"prompt", 'p', "TEXT", NULL, NULL, TEXT, AT(prompt), 0, 0, NULL, RUN,
@@ -221,7 +221,7 @@ static const struct option options[] = {
      "do not ask"},
 
     {"json", 0, NULL, NULL, NULL,
-     FLAG, AT(json), 0, 0, "", RUN|PLAN|CERTS|HEALTH|MLXD_CMD_VERSION|LS|RM,
+     FLAG, AT(json), 0, 0, "", RUN|PLAN|CERTS|HEALTH|MLXD_CMD_VERSION|LS|RM|INSPECT,
      "print one JSON object"},
     {"json", 0, NULL, NULL, NULL, FLAG, AT(json), 0, 0, "", PULL,
      "print what happens as JSON lines; the last one says \"done\" and the path"},
@@ -233,10 +233,10 @@ static const struct option options[] = {
      TEXT, AT(config), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
      "configuration file; default: mlxd.yaml in the working directory, when there is one"},
     {"log-level", 0, "LEVEL", "MLXD_LOG_LEVEL", "log.level",
-     TEXT, AT(log_level), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|PULL,
+     TEXT, AT(log_level), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|PULL|INSPECT,
      "error, warn, info or debug; default: info (serve, worker), warn (others)"},
     {"log-json", 0, NULL, "MLXD_LOG_JSON", "log.json",
-     FLAG, AT(log_json), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|PULL,
+     FLAG, AT(log_json), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|PULL|INSPECT,
      "log as JSON lines"},
     {"quiet", 'q', NULL, NULL, NULL,
      FLAG, AT(quiet), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|CERTS|PULL|RM,

@@ -1,4 +1,5 @@
 /* cache.c - see cache.h. */
+#define _XOPEN_SOURCE 700 /* realpath */
 #include "hub/cache.h"
 
 #include "base/clock.h"

@@ -1,4 +1,5 @@
 /* directory.c - see directory.h. */
+#define _XOPEN_SOURCE 700 /* realpath */
 #include "model/directory.h"
 
 #include "base/limits.h"
@@ -15,6 +16,7 @@ struct mlxd_directory {
     char *path;         /* as given */
     char *root;         /* without links */
     size_t allowed_len; /* of root: what links may point beneath */
+    size_t cache_len;   /* of root: the cache; 0: root is in none */
     char **names;
     size_t count;
 };
@@ -34,14 +36,22 @@ static mlxd_err refuse(const char *path, int error, mlxd_why *why) {
     return mlxd_fail(why, err, "%s: cannot read the directory (errno %d)", path, error);
 }
 
-/* Bytes of `root` that lead to what its links may use: all, or in the cache up to the model. */
-static size_t allowed_part(const char *root) {
-    const char *snapshots = strstr(root, "/snapshots/"), *model = NULL;
+/* What links may lead to: all of root, or in the cache the model's folder and shared contents. */
+static void find_bounds(mlxd_directory *d) {
+    const char *root = d->root, *snapshots = strstr(root, "/snapshots/"), *model = NULL;
     for (const char *p = root; snapshots && (p = strstr(p, "/models--")) && p < snapshots; p++)
         model = p;
-    return model && !memchr(model + 1, '/', (size_t)(snapshots - model - 1))
-               ? (size_t)(snapshots - root)
-               : strlen(root);
+    bool cached = model && !memchr(model + 1, '/', (size_t)(snapshots - model - 1));
+    d->allowed_len = cached ? (size_t)(snapshots - root) : strlen(root);
+    d->cache_len = cached ? (size_t)(model - root) : 0;
+}
+
+static bool is_allowed(const mlxd_directory *d, const char *real) {
+    if (strncmp(real, d->root, d->allowed_len) == 0 &&
+        (real[d->allowed_len] == '/' || strcmp(d->root, "/") == 0))
+        return true;
+    return d->cache_len > 0 && strncmp(real, d->root, d->cache_len) == 0 &&
+           strncmp(real + d->cache_len, "/blobs/", 7) == 0;
 }
 
 /* Adds a name; there is room for a power of two of them, at least 64. */
@@ -101,7 +111,7 @@ mlxd_err mlxd_directory_open(mlxd_directory **out, const char *path, mlxd_why *w
     if (d->path && !d->root)
         err = refuse(path, errno, why);
     if (d->root) {
-        d->allowed_len = allowed_part(d->root);
+        find_bounds(d);
         err = list(d, why);
     }
     if (err) {
@@ -156,8 +166,7 @@ static mlxd_err locate(const mlxd_directory *d, const char *name, const char *sh
                          : errno == EACCES ? MLXD_ERR_PERM
                                            : MLXD_ERR_IO,
                          "%s: cannot open model file (errno %d)", shown, errno);
-    if (strncmp(*out, d->root, d->allowed_len) == 0 &&
-        ((*out)[d->allowed_len] == '/' || strcmp(d->root, "/") == 0))
+    if (is_allowed(d, *out))
         return MLXD_OK;
     mlxd_err err =
         mlxd_fail(why, MLXD_ERR_PERM, "%s: the link leads to %s, outside of the model's directory",

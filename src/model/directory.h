@@ -2,8 +2,9 @@
  *
  * Files are taken by name only. A symbolic link may point to something beneath the directory, and,
  * when the directory lies in Hugging Face's cache (.../models--org--name/snapshots/commit), beneath
- * models--org--name, where that cache keeps the contents; a link that leads elsewhere is refused,
- * so that a downloaded repository cannot make us read other files of this machine.
+ * models--org--name, where that cache keeps the contents, or beneath .../blobs, where it keeps
+ * those that several models share; a link that leads elsewhere is refused, so that a downloaded
+ * repository cannot make us read other files of this machine.
  *
  * Thread: immutable after open.
  */

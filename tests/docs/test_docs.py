@@ -25,12 +25,13 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMMANDS = {"RUN": "run", "SERVE": "serve", "WORKER": "worker", "PLAN": "plan", "BENCH": "bench",
-            "PULL": "pull", "LS": "ls", "RM": "rm", "CERTS": "certs",
-            "HEALTH": "healthcheck", "MLXD_CMD_VERSION": "version"}
+            "PULL": "pull", "LS": "ls", "RM": "rm", "INSPECT": "inspect",
+            "CERTS": "certs", "HEALTH": "healthcheck", "MLXD_CMD_VERSION": "version"}
 MAN1, MAN5 = "docs/man/mlxd.1", "docs/man/mlxd.yaml.5"
 EXAMPLE = "docs/mlxd.yaml.example"
 GUIDES = ("README.md", "ARCHITECTURE.md", "docs/configuration.md", "docs/api.md",
-          "docs/operations.md", "docs/security.md", "docs/benchmarks.md", "docs/models.md")
+          "docs/operations.md", "docs/security.md", "docs/benchmarks.md",
+          "docs/models-and-cache.md")
 
 
 def read(path):

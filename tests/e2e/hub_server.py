@@ -348,15 +348,21 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Hub:
-    def __init__(self):
+    """`tls`: an ssl.SSLContext for both servers, or None."""
+
+    def __init__(self, tls=None):
         self.repos, self.refs, self.moved = {}, {}, {}
         self.faults, self.log = [], []
         self.page = PAGE
         self.lock = threading.Lock()
         self.servers = [Server(self, False), Server(self, True)]
-        self.url = f"http://127.0.0.1:{self.servers[0].server_port}"
+        scheme = "https" if tls else "http"
+        for server in self.servers if tls else []:
+            server.socket = tls.wrap_socket(server.socket, server_side=True,
+                                            do_handshake_on_connect=False)
+        self.url = f"{scheme}://127.0.0.1:{self.servers[0].server_port}"
         # Another host as far as a client can see.
-        self.storage_url = f"http://localhost:{self.servers[1].server_port}"
+        self.storage_url = f"{scheme}://localhost:{self.servers[1].server_port}"
 
     def __enter__(self):
         for server in self.servers:

@@ -280,15 +280,16 @@ def test_two_pulls_at_once(cache, hub):
     first = cache.start("org/name:Q8_0")
     harness.until(lambda: len(hub.requests("blob")) == 2, "the first one fetches")
     second = cache.start("org/name:Q8_0", "--json")
+    events = []
     for line in second.stdout:
-        if json.loads(line).get("status") == "locked":
-            break
-    go.set()
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 0, err
+        events.append(json.loads(line))
+        if events[-1].get("status") == "locked":
+            go.set()
+    assert second.wait(60) == 0, second.stderr.read()
+    assert go.is_set(), events
     first.communicate(timeout=60)
     assert first.returncode == 0
-    assert json.loads(out.splitlines()[-1])["fetched"] == 0
+    assert events[-1]["event"] == "done" and events[-1]["fetched"] == 0
     assert hub.sent("blob") == 4 * MiB
     assert cache.files()["m-Q8_0-00001-of-00002.gguf"] == GGUF_REPO["m-Q8_0-00001-of-00002.gguf"]
 
@@ -355,6 +356,34 @@ def test_run_by_name(cache, hub, tiny):
     done = harness.run(cache.mlxd, "run", "org/tiny", *args, env=cache.env,
                        cwd=os.path.join(cache.path, ".."))
     assert done.returncode == 65 and "org/tiny" in done.stderr  # a path that exists wins
+
+
+def test_inspect(cache, hub, tiny):
+    """By path and by name, a model that runs and models that do not."""
+    hub.add("org/tiny", {"tiny-Q4_0.gguf": tiny})
+    assert cache.run("inspect", "org/tiny").returncode == 66
+    cache.pull("org/tiny")
+    done = cache.run("inspect", "org/tiny", "--json", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["runs"] and facts["architecture"] == "llama" and facts["format"] == "gguf"
+    assert [(t["type"], t["tensors"]) for t in facts["types"]] == [("Q4_0", 36), ("F32", 11)]
+    assert sum(facts["layer_bytes"]) + facts["embedding_bytes"] + facts["other_bytes"] == \
+        sum(t["bytes"] for t in facts["types"])
+    assert (facts["layers"], facts["context"], facts["context_that_fits"]) == (5, 512, 512)
+    # 5 layers, keys and values of 2 heads of 16, 2 bytes each
+    assert facts["kv_bytes_per_token"] == 5 * 2 * 2 * 16 * 2
+    assert {"role": "eos", "id": 2, "text": "<|im_end|>"} in facts["special_tokens"]
+    assert facts["chat_template"]["supported"] and not facts["chat_template"]["tools"]
+    text = cache.run("inspect", "org/tiny").stdout
+    assert "Q4_0" in text and "context of 512 tokens fits" in text
+    folder = os.path.join(harness.GOLDEN, "checkpoints", "moe-sharded")
+    facts = json.loads(cache.run("inspect", folder, "--json").stdout)
+    assert facts["architecture"] == "qwen3_moe" and facts["format"] == "safetensors"
+    assert (facts["experts"], facts["experts_used"], facts["kv_heads"]) == (4, 2, 2)
+    assert "config.json" in [f["name"] for f in facts["files"]]
+    done = cache.run("inspect", os.path.join(harness.GOLDEN, "index.json"))
+    assert done.returncode == 65
 
 
 def test_offline(cache, hub):

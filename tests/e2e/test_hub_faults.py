@@ -1,17 +1,23 @@
 """test_hub_faults.py - pulls over a network and from a hub that are not well: every fault ends with
 the right bytes or with a clear error, and never with a cache that looks whole and is not."""
 
+import datetime
+import ipaddress
 import json
 import os
 import re
 import resource
 import shutil
 import signal
+import ssl
 import subprocess
 import threading
 import time
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import harness
 import hub_server
@@ -295,6 +301,60 @@ def test_missing(cache, hub, name, code, words):
     done = cache.run("pull", name)
     assert done.returncode == code
     assert all(w in done.stderr for w in words), done.stderr
+
+
+# ---- TLS ----
+
+def make_certificate(folder, names):
+    """A certificate that is its own authority, and its key, in one file each."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test hub")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    hosts = [x509.IPAddress(ipaddress.ip_address(n)) if n[0].isdigit() else x509.DNSName(n)
+             for n in names]
+    certificate = x509.CertificateBuilder(
+        issuer_name=name, subject_name=name, public_key=key.public_key(), serial_number=1,
+        not_valid_before=now - datetime.timedelta(days=1),
+        not_valid_after=now + datetime.timedelta(days=1)) \
+        .add_extension(x509.SubjectAlternativeName(hosts), False) \
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True) \
+        .sign(key, hashes.SHA256())
+    (folder / "hub.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "hub.key").write_bytes(key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "hub.crt", folder / "hub.key")
+    return context
+
+
+def test_tls(mlxd, tmp_path):
+    context = make_certificate(tmp_path, ["127.0.0.1", "localhost"])
+    trust = {"SSL_CERT_FILE": str(tmp_path / "hub.crt")}
+    with Hub(context) as hub:
+        hub.add("org/name", FILES)
+        cache = Cache(mlxd, hub, tmp_path)
+        check_nothing(cache, cache.run("pull", "org/name"), 69, "certificate", "SSL_CERT_FILE")
+        assert not hub.log
+        check_nothing(cache, cache.run("pull", "org/name", SSL_CERT_FILE="/nothing"), 69)
+        # From https nothing leads to http, with or without a token.
+        plain = hub.storage_url.replace("https:", "http:")
+        hub.faults.append(Fault("resolve", hub_server.redirect(plain), path=LARGE, times=-1))
+        check_nothing(cache, cache.run("pull", "org/name", **trust), 76, "from https to http")
+        hub.faults.clear()
+        cache.pull("org/name", **trust)
+        check_whole(cache)
+
+
+def test_tls_of_another_host(mlxd, tmp_path):
+    context = make_certificate(tmp_path, ["example.org"])
+    with Hub(context) as hub:
+        hub.add("org/name", FILES)
+        cache = Cache(mlxd, hub, tmp_path)
+        done = cache.run("pull", "org/name", SSL_CERT_FILE=str(tmp_path / "hub.crt"),
+                         HF_TOKEN=hub_server.TOKEN)
+        check_nothing(cache, done, 69, "certificate")
+        assert not hub.log
 
 
 # ---- a hub that lies in its list ----

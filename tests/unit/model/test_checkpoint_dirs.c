@@ -454,6 +454,8 @@ static void the_shared_cache(void **state) {
                                        "hub/models--a--b/blobs",
                                        "hub/models--a--b/snapshots",
                                        "hub/models--a--b/snapshots/c0ffee",
+                                       "hub/blobs",
+                                       "hub/blobs/ab",
                                        "hub/models--a--other",
                                        "hub/models--a--other/blobs"};
     const char *dir = "hub/models--a--b/snapshots/c0ffee";
@@ -468,6 +470,10 @@ static void the_shared_cache(void **state) {
     mlxd_checkpoint_close(model_file_open(model_file_path(dir)));
     link_to(model_file_path(dir), "alias"); /* the user may name it as he likes */
     mlxd_checkpoint_close(model_file_open(model_file_path("alias")));
+    put_safetensors("hub/blobs/ab/abcd", one, 4); /* contents that several models share */
+    link_to("../../blobs/ab/abcd", "hub/models--a--b/blobs/9012");
+    link_to("../../blobs/9012", in(dir, "model.safetensors"));
+    mlxd_checkpoint_close(model_file_open(model_file_path(dir)));
     link_to("../../../models--a--other/blobs/1234", in(dir, "model.safetensors"));
     refused(dir, MLXD_ERR_PERM, "outside of the model's directory");
     link_to("../../../../outside.safetensors", in(dir, "model.safetensors"));
