@@ -326,7 +326,7 @@ RUN = ("run", "-m", TINY, "-p", "hello")
     ((*RUN, "--threads", ""), "--threads"), ((*RUN, "--threads", "two"), "--threads"),
     ((*RUN, "--temp", "3"), "--temp"), ((*RUN, "--temp", "nan"), "--temp"),
     ((*RUN, "--top-p", "x"), "--top-p"), ((*RUN, "-n", "0"), "--max-tokens"),
-    ((*RUN, "--seed", "x"), "--seed"), ((*RUN, "extra"), "extra"), (("run", "-p", "x"), "-m FILE"),
+    ((*RUN, "--seed", "x"), "--seed"), ((*RUN, "extra"), "extra"), (("run", "-p", "x"), "mlxd run MODEL"),
     ((*RUN, "--raw=maybe"), "--raw"), ((*RUN, "--layers-per-stage", "3,3"), "6 layers"),
     ((*RUN, "--layers-per-stage", "0,5"), "--layers-per-stage"),
     ((*RUN, "--layers-per-stage", ","), "--layers-per-stage"),

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import termios
 
 import pytest
 
@@ -217,6 +218,28 @@ def test_sigterm_and_a_lost_terminal(mlxd, model, state):
         t.expect(" ")
         t.process.send_signal(signal.SIGTERM)
         assert t.end() == 130
+
+
+@pytest.mark.parametrize("term", ["dumb", "", "no-such-terminal"])
+def test_poor_terminals(mlxd, model, state, term, tmp_path):
+    with chat(mlxd, model, {**state, "TERM": term}) as t:
+        t.ask("Hello")
+        assert messages(t, tmp_path / "talk.json")[0]["content"] == "Hello"
+        end(t)
+
+
+def test_a_terminal_that_changes_its_size(mlxd, model, state, tmp_path):
+    with chat(mlxd, model, state, columns=40) as t:
+        words = "a long message that fills more than one line of so narrow a terminal"
+        t.type(words)
+        t.expect("narrow")
+        termios.tcsetwinsize(t.fd, (50, 120))
+        t.process.send_signal(signal.SIGWINCH)
+        t.type("!\r")
+        t.expect("!")
+        t.expect(">>> ")
+        assert messages(t, tmp_path / "talk.json")[0]["content"] == words + "!"
+        end(t)
 
 
 # ---- commands ----

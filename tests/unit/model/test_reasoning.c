@@ -3,7 +3,7 @@
  * needs. */
 #include "mini_gguf.h"
 
-#include "model/reasoning.h"
+#include "model/generation.h"
 
 #include <time.h>
 
@@ -296,6 +296,62 @@ static void nothing_is_held_that_is_certain(void **state) {
     parts_deinit(&p);
 }
 
+/* ---- in a generation ---- */
+
+/* Lets a generation draw the tokens of `text` (control tokens included); how it finished. */
+static mlxd_finish draw(mlxd_generation *g, mlxd_sampler_scratch *scratch, const char *text) {
+    mlxd_tokens ids = {0};
+    mlxd_why why = {0};
+    mlxd_finish finish = MLXD_FINISH_NONE;
+    uint32_t vocab = (uint32_t)mlxd_tokenizer_vocab(tokenizer);
+    float *row = calloc(vocab, sizeof *row);
+    assert_int_equal(mlxd_tokenizer_encode(tokenizer, mlxd_slice_str(text), true, 0, &ids, &why),
+                     MLXD_OK);
+    for (size_t i = 0; i < ids.count && finish == MLXD_FINISH_NONE; i++) {
+        int32_t drawn;
+        row[ids.ids[i]] = 9;
+        assert_int_equal(mlxd_generation_draw(g, scratch, row, 1, &drawn, &finish, &why), MLXD_OK);
+        assert_int_equal(drawn, ids.ids[i]);
+        row[ids.ids[i]] = 0;
+    }
+    free(row);
+    mlxd_tokens_deinit(&ids);
+    return finish;
+}
+
+/* <|end|> ends a message, <|return|> the turn; a character that a control token cuts is over. */
+static void a_generation_in_harmony(void **state) {
+    uint32_t vocab = (uint32_t)mlxd_tokenizer_vocab(tokenizer);
+    mlxd_sampler_scratch *scratch = mlxd_sampler_scratch_open(vocab);
+    mlxd_generation_params p = {.max_tokens = 500, .reasoning = MLXD_REASONING_HARMONY};
+    mlxd_generation *g;
+    mlxd_why why = {0};
+    float row[600] = {[MINI_BYTE(0xe2)] = 9};
+    mlxd_finish finish;
+    int32_t drawn;
+    (void)state;
+    mlxd_sampling_init(&p.sampling);
+    p.sampling.temperature = 0;
+    assert_int_equal(mlxd_generation_open(&g, &p, tokenizer, vocab, NULL, 0, &why), MLXD_OK);
+    assert_int_equal(draw(g, scratch, ANALYSIS "Two"), MLXD_FINISH_NONE);
+    assert_int_equal(mlxd_generation_draw(g, scratch, row, 1, &drawn, &finish, &why), MLXD_OK);
+    assert_int_equal(draw(g, scratch, "<|end|><|start|>assistant" FINAL "Four."), MLXD_FINISH_NONE);
+    assert_int_equal(draw(g, scratch, "<|return|>"), MLXD_FINISH_STOP);
+    assert_true(mlxd_generation_ended(g));
+    assert_string_equal(mlxd_buf_str(mlxd_generation_reasoning(g)), "Two\xef\xbf\xbd");
+    assert_string_equal(mlxd_buf_str(mlxd_generation_text(g)), "Four.");
+    /* <|message|>, four bytes and <|end|> */
+    assert_int_equal(mlxd_generation_reasoning_tokens(g), 6);
+    mlxd_generation_close(g);
+    /* Elsewhere <|end|> is an end. */
+    p.reasoning = MLXD_REASONING_NONE;
+    assert_int_equal(mlxd_generation_open(&g, &p, tokenizer, vocab, NULL, 0, &why), MLXD_OK);
+    assert_int_equal(draw(g, scratch, "Two<|end|>"), MLXD_FINISH_STOP);
+    assert_string_equal(mlxd_buf_str(mlxd_generation_text(g)), "Two");
+    mlxd_generation_close(g);
+    mlxd_sampler_scratch_close(scratch);
+}
+
 /* ---- which form ---- */
 
 static void the_form_a_model_needs(void **state) {
@@ -346,6 +402,7 @@ int main(void) {
         cmocka_unit_test(harmony_that_is_none),
         cmocka_unit_test(equals_a_search_however_it_is_cut),
         cmocka_unit_test(nothing_is_held_that_is_certain),
+        cmocka_unit_test(a_generation_in_harmony),
         cmocka_unit_test(the_form_a_model_needs),
         cmocka_unit_test(ends_of_a_turn),
     };
