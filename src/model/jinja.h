@@ -37,9 +37,9 @@
  * UNSUPPORTED for a statement that is refused; RANGE for a bound; NOMEM.
  *
  * Files: jinja_lex (source to tokens), jinja_parse, jinja_parse_expr (to a tree), jinja_value,
- * jinja_text, jinja_dict (values), jinja_print (values to text), jinja_eval, jinja_op (expressions),
- * jinja_exec (statements), jinja_call, jinja_filter, jinja_filter_seq, jinja_test, jinja_method
- * (what can be called), jinja_time.
+ * jinja_text, jinja_dict (values), jinja_print (values to text), jinja_eval, jinja_op
+ * (expressions), jinja_exec (statements), jinja_call, jinja_filter, jinja_filter_seq, jinja_test,
+ * jinja_method (what can be called), jinja_time.
  *
  * Thread: a template is immutable; a render belongs to one thread.
  */

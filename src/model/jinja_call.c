@@ -178,9 +178,8 @@ static value call_raise(run *r, value self, const value *v, const args *a) {
     (void)self;
     (void)a;
     const string *s = mlxd_jinja_to_string(r, v[0]);
-    if (s && !r->err)
-        r->err = mlxd_fail(&r->why, MLXD_ERR_INVALID, "%.*s", (int)MLXD_MIN(s->len, MLXD_WHY_MAX),
-                           (const char *)s->data);
+    if (s)
+        mlxd_jinja_reject(r, "%.*s", (int)MLXD_MIN(s->len, MLXD_WHY_MAX), (const char *)s->data);
     return UNDEFINED;
 }
 

@@ -27,8 +27,10 @@ void mlxd_jinja_assign(run *r, const string *name, value v) {
             old->value = v;
             return;
         }
-    var *new = mlxd_jinja_new(r, 1, sizeof *new);
-    if (!new)
+    var *new = r->spare;
+    if (new)
+        r->spare = new->next;
+    else if (!(new = mlxd_jinja_new(r, 1, sizeof *new)))
         return;
     *new = (var){r->scope->vars, name, v};
     r->scope->vars = new;

@@ -44,6 +44,17 @@ void mlxd_jinja_fail(run *r, mlxd_err err, const char *fmt, ...) {
     r->err = mlxd_jinja_explain(r->t, r->here ? r->here->at : 0, err, text, &r->why);
 }
 
+void mlxd_jinja_reject(run *r, const char *fmt, ...) {
+    char text[MLXD_WHY_MAX];
+    va_list ap;
+    if (r->err)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    r->err = mlxd_fail(&r->why, MLXD_ERR_INVALID, "%s", text);
+}
+
 bool mlxd_jinja_step(run *r, size_t n) {
     if (r->err)
         return false;
@@ -73,14 +84,21 @@ void *mlxd_jinja_new(run *r, size_t count, size_t size) {
 
 /* ---- scopes and targets ---- */
 
-static bool enter(run *r, scope *s) {
-    *s = (scope){.parent = r->scope};
+static void enter(run *r, scope *s) {
+    *s = (scope){.parent = r->scope, .macros = r->macros};
     r->scope = s;
-    return true;
 }
 
+/* Its variables are used again, unless a macro was made that may see them. */
 static void leave(run *r) {
-    r->scope = r->scope->parent;
+    scope *s = r->scope;
+    r->scope = s->parent;
+    while (s->vars && s->macros == r->macros) {
+        var *v = s->vars;
+        s->vars = v->next;
+        v->next = r->spare;
+        r->spare = v;
+    }
 }
 
 static void assign_attr(run *r, const node *target, value v) {
@@ -177,6 +195,7 @@ static void exec_for(run *r, const node *n) {
 static value macro_of(run *r, const node *n) {
     macro *m = mlxd_jinja_new(r, 1, sizeof *m);
     scope *copy = NULL;
+    r->macros++;
     /* Scopes of loops are on the stack: a macro keeps copies of those that it can see. */
     scope **end = &copy;
     for (const scope *s = r->scope; s && m; s = s->parent) {
@@ -196,8 +215,8 @@ static value macro_of(run *r, const node *n) {
     return (value){.kind = K_MACRO, .as.macro = m};
 }
 
-/* The argument for parameter number `i`; false: there is none. Marks it as used. */
-static bool take_argument(const args *a, const string *name, size_t i, value *out, size_t *used) {
+/* The argument for parameter number `i`; false: there is none. */
+static bool find_argument(const args *a, const string *name, size_t i, value *out) {
     if (i < a->n) {
         *out = a->pos[i];
         return true;
@@ -205,53 +224,74 @@ static bool take_argument(const args *a, const string *name, size_t i, value *ou
     for (size_t k = 0; k < a->n_kw; k++)
         if (mlxd_jinja_same(a->names[k], name)) {
             *out = a->kw[k];
-            (*used)++;
             return true;
         }
     return false;
 }
 
-/* caller, varargs and kwargs go to those macros that mention them. */
-static void bind_rest(run *r, const macro *m, const args *a, size_t n_params, size_t used) {
-    static const char *const names[] = {"caller", "varargs", "kwargs"};
-    value v = UNDEFINED;
-    const string *name[MLXD_COUNT_OF(names)];
-    for (size_t i = 0; i < MLXD_COUNT_OF(names); i++)
-        name[i] = mlxd_jinja_str(r, mlxd_slice_str(names[i]), true);
-    if (r->err)
-        return;
-    if (take_argument(&(args){.names = a->names, .kw = a->kw, .n_kw = a->n_kw}, name[0], 0, &v,
-                      &used))
-        mlxd_jinja_assign(r, name[0], v);
-    if (a->n > n_params) {
-        if (!mlxd_jinja_mentions(r->t, "varargs"))
-            mlxd_jinja_fail(r, MLXD_ERR_DATA, "macro '%.*s' takes not more than %zu arguments",
-                            (int)m->def->name->len, (const char *)m->def->name->data, n_params);
-        seq *rest = mlxd_jinja_seq(r, 0);
-        for (size_t i = n_params; i < a->n; i++)
-            mlxd_jinja_push(r, rest, a->pos[i]);
-        mlxd_jinja_assign(r, name[1], mlxd_jinja_of_seq(rest, K_TUPLE));
+static bool is_param(const macro *m, const string *name) {
+    for (const node *p = m->def->b; p; p = p->next)
+        if (mlxd_jinja_same(p->name, name))
+            return true;
+    return false;
+}
+
+static void assign_named(run *r, const char *name, value v) {
+    const string *s = mlxd_jinja_str(r, mlxd_slice_str(name), true);
+    if (s)
+        mlxd_jinja_assign(r, s, v);
+}
+
+/* Positional arguments behind the parameters: `varargs` of a template that mentions them. */
+static void bind_varargs(run *r, const macro *m, const args *a, size_t n_params) {
+    seq *rest = mlxd_jinja_seq(r, 0);
+    if (a->n > n_params && !mlxd_jinja_mentions(r->t, "varargs"))
+        mlxd_jinja_fail(r, MLXD_ERR_DATA, "macro '%.*s' takes not more than %zu arguments",
+                        (int)MLXD_MIN(m->def->name->len, 64), (const char *)m->def->name->data,
+                        n_params);
+    for (size_t i = n_params; i < a->n && !r->err; i++)
+        mlxd_jinja_push(r, rest, a->pos[i]);
+    assign_named(r, "varargs", mlxd_jinja_of_seq(rest, K_TUPLE));
+}
+
+/* Named arguments that are no parameters: `caller`, and `kwargs` as with varargs. */
+static void bind_kwargs(run *r, const macro *m, const args *a) {
+    dict *rest = mlxd_jinja_dict_new(r);
+    bool takes = mlxd_jinja_mentions(r->t, "kwargs");
+    for (size_t i = 0; i < a->n_kw && !r->err; i++) {
+        const string *name = a->names[i];
+        if (mlxd_slice_eq(mlxd_jinja_bytes(name), mlxd_slice_str("caller")))
+            mlxd_jinja_assign(r, name, a->kw[i]);
+        else if (!is_param(m, name) && !takes)
+            mlxd_jinja_fail(r, MLXD_ERR_DATA, "macro '%.*s' takes no keyword argument '%.*s'",
+                            (int)MLXD_MIN(m->def->name->len, 64), (const char *)m->def->name->data,
+                            (int)MLXD_MIN(name->len, 64), (const char *)name->data);
+        else if (!is_param(m, name))
+            mlxd_jinja_dict_set(r, rest, mlxd_jinja_of_string(name), a->kw[i]);
     }
-    if (a->n_kw > used && !mlxd_jinja_mentions(r->t, "kwargs"))
-        mlxd_jinja_fail(r, MLXD_ERR_DATA, "macro '%.*s' takes no such keyword argument",
-                        (int)m->def->name->len, (const char *)m->def->name->data);
+    if (takes && rest)
+        assign_named(r, "kwargs", (value){.kind = K_DICT, .as.dict = rest});
 }
 
 value mlxd_jinja_call_macro(run *r, const macro *m, const args *a) {
     scope s, *outer = r->scope;
     builder b = {.r = r}, *out = r->out;
-    size_t i = 0, used = 0;
+    size_t i = 0;
     r->scope = m->scope;
     enter(r, &s);
     r->out = &b;
     for (const node *p = m->def->b; p && !r->err; p = p->next, i++) {
         value v = UNDEFINED;
-        if (!take_argument(a, p->name, i, &v, &used) && p->a)
+        if (!find_argument(a, p->name, i, &v) && p->a)
             v = mlxd_jinja_eval(r, p->a);
         mlxd_jinja_assign(r, p->name, v);
     }
-    bind_rest(r, m, a, i, used);
+    if (a->n > i)
+        bind_varargs(r, m, a, i);
+    if (a->n_kw > 0)
+        bind_kwargs(r, m, a);
     mlxd_jinja_exec(r, m->def->list);
+    leave(r);
     r->flow = FLOW_ON;
     r->out = out;
     r->scope = outer;
@@ -349,6 +389,21 @@ void mlxd_jinja_exec(run *r, const node *list) {
 
 /* ---- a render ---- */
 
+struct kept {
+    struct kept *next;
+    mlxd_json_doc *doc;
+};
+
+void mlxd_jinja_keep(run *r, mlxd_json_doc *doc) {
+    struct kept *k = mlxd_jinja_new(r, 1, sizeof *k);
+    if (!k) {
+        mlxd_json_close(doc);
+        return;
+    }
+    *k = (struct kept){r->kept, doc};
+    r->kept = k;
+}
+
 mlxd_err mlxd_jinja_begin(mlxd_jinja_run **out, const mlxd_jinja *t, int64_t now_s, mlxd_why *why) {
     MLXD_ASSERT(out && t);
     *out = NULL;
@@ -370,29 +425,31 @@ mlxd_err mlxd_jinja_begin(mlxd_jinja_run **out, const mlxd_jinja *t, int64_t now
 void mlxd_jinja_end(mlxd_jinja_run *r) {
     if (!r)
         return;
+    for (const struct kept *k = r->kept; k; k = k->next)
+        mlxd_json_close(k->doc);
     mlxd_arena_close(r->arena);
     mlxd_mem_free(r);
 }
 
-static void set(run *r, const char *name, value v) {
+void mlxd_jinja_set(run *r, const char *name, value v) {
     const string *key = mlxd_jinja_str(r, mlxd_slice_str(name), true);
     mlxd_jinja_dict_set(r, r->globals, mlxd_jinja_of_string(key), v);
 }
 
 void mlxd_jinja_set_json(mlxd_jinja_run *r, const char *name, const mlxd_json *v) {
-    set(r, name, mlxd_jinja_of_json(r, v));
+    mlxd_jinja_set(r, name, mlxd_jinja_of_json(r, v));
 }
 
 void mlxd_jinja_set_str(mlxd_jinja_run *r, const char *name, mlxd_slice text, bool trusted) {
-    set(r, name, mlxd_jinja_of_string(mlxd_jinja_str(r, text, trusted)));
+    mlxd_jinja_set(r, name, mlxd_jinja_of_string(mlxd_jinja_str(r, text, trusted)));
 }
 
 void mlxd_jinja_set_bool(mlxd_jinja_run *r, const char *name, bool v) {
-    set(r, name, mlxd_jinja_bool(v));
+    mlxd_jinja_set(r, name, mlxd_jinja_bool(v));
 }
 
 void mlxd_jinja_set_none(mlxd_jinja_run *r, const char *name) {
-    set(r, name, NONE);
+    mlxd_jinja_set(r, name, NONE);
 }
 
 bool mlxd_jinja_has(const mlxd_jinja_run *r, const char *name) {

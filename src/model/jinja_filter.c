@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FILTER(name) static value name(run *r, value self, const value *v, const args *a)
 #define UNUSED_ARGS ((void)r, (void)self, (void)v, (void)a)
 
 static value text(const string *s) {
@@ -30,12 +29,12 @@ static int64_t int_arg(run *r, value v, int64_t fallback, const char *what) {
 
 /* ---- text ---- */
 
-FILTER(f_string) {
+static value f_string(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return text(own_text(r, self));
 }
 
-FILTER(f_safe) {
+static value f_safe(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const string *s = own_text(r, self);
     return s ? text(mlxd_jinja_mark_safe(r, s)) : UNDEFINED;
@@ -45,24 +44,24 @@ static value change_case(run *r, value self, letter_case how) {
     const string *s = own_text(r, self);
     return s ? text(mlxd_jinja_case(r, s, how, how == CASE_TITLE)) : UNDEFINED;
 }
-FILTER(f_upper) {
+static value f_upper(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return change_case(r, self, CASE_UPPER);
 }
-FILTER(f_lower) {
+static value f_lower(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return change_case(r, self, CASE_LOWER);
 }
-FILTER(f_title) {
+static value f_title(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return change_case(r, self, CASE_TITLE);
 }
-FILTER(f_capitalize) {
+static value f_capitalize(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return change_case(r, self, CASE_CAPITAL);
 }
 
-FILTER(f_trim) {
+static value f_trim(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const string *s = own_text(r, self), *chars = NULL;
     if (v[0].kind == K_STRING)
@@ -73,7 +72,7 @@ FILTER(f_trim) {
     return s ? text(mlxd_jinja_strip(r, s, chars, STRIP_LEFT | STRIP_RIGHT)) : UNDEFINED;
 }
 
-FILTER(f_replace) {
+static value f_replace(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const string *s = own_text(r, self), *old = own_text(r, v[0]), *with = own_text(r, v[1]);
     int64_t count = v[2].kind == K_NONE ? -1 : int_arg(r, v[2], -1, "replace");
@@ -93,7 +92,7 @@ static size_t line_end(const string *s, size_t at) {
     return left >= 3 && p[0] == 0xe2 && p[1] == 0x80 && (p[2] == 0xa8 || p[2] == 0xa9) ? 3 : 0;
 }
 
-FILTER(f_indent) {
+static value f_indent(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     builder b = {.r = r};
     const string *s = own_text(r, self);
@@ -126,7 +125,7 @@ FILTER(f_indent) {
     return text(mlxd_jinja_built(&b));
 }
 
-FILTER(f_center) {
+static value f_center(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     builder b = {.r = r};
     const string *s = own_text(r, self);
@@ -142,14 +141,14 @@ FILTER(f_center) {
     return text(mlxd_jinja_built(&b));
 }
 
-FILTER(f_escape) {
+static value f_escape(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const string *s = own_text(r, self);
     return s ? text(mlxd_jinja_escape(r, s)) : UNDEFINED;
 }
 
 /* Runs of letters, digits and underscores. */
-FILTER(f_wordcount) {
+static value f_wordcount(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const string *s = own_text(r, self);
     int64_t n = 0;
@@ -208,7 +207,7 @@ static bool read_int(run *r, value v, int64_t base, int64_t *out) {
     return true;
 }
 
-FILTER(f_int) {
+static value f_int(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     int64_t out, base = int_arg(r, v[1], 10, "int");
     if (self.kind == K_UNDEFINED)
@@ -220,7 +219,7 @@ FILTER(f_int) {
     return v[0].kind == K_ABSENT ? mlxd_jinja_int(0) : v[0];
 }
 
-FILTER(f_float) {
+static value f_float(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     double out;
     if (self.kind == K_UNDEFINED)
@@ -230,7 +229,7 @@ FILTER(f_float) {
     return v[0].kind == K_ABSENT ? mlxd_jinja_float(0) : v[0];
 }
 
-FILTER(f_abs) {
+static value f_abs(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     int64_t i;
     if (self.kind == K_FLOAT)
@@ -244,7 +243,7 @@ FILTER(f_abs) {
 }
 
 /* "common": to the nearest decimal, halves (of the exact binary value) to even. */
-FILTER(f_round) {
+static value f_round(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     double f, scale = 1;
     char copy[400];
@@ -279,14 +278,14 @@ FILTER(f_round) {
 
 /* ---- others ---- */
 
-FILTER(f_default) {
+static value f_default(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     if (self.kind != K_UNDEFINED && !(mlxd_jinja_truth(v[1]) && !mlxd_jinja_truth(self)))
         return self;
     return v[0].kind == K_ABSENT ? text(mlxd_jinja_str(r, (mlxd_slice){0}, true)) : v[0];
 }
 
-FILTER(f_attr) {
+static value f_attr(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const string *name = own_text(r, v[0]);
     if (!name)
@@ -307,7 +306,7 @@ static bool json_separators(run *r, value v, json_style *style) {
     return true;
 }
 
-FILTER(f_tojson) {
+static value f_tojson(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     builder b = {.r = r};
     json_style style = {.ascii = mlxd_jinja_truth(v[0]), .sorted = mlxd_jinja_truth(v[3])};

@@ -5,7 +5,6 @@
 
 #include <string.h>
 
-#define FILTER(name) static value name(run *r, value self, const value *v, const args *a)
 #define UNUSED_ARGS ((void)r, (void)self, (void)v, (void)a)
 
 static value get_or(value v, value fallback) {
@@ -47,19 +46,19 @@ static value sort_key(run *r, value v, value attribute, bool case_sensitive) {
 
 /* ---- simple ones ---- */
 
-FILTER(f_length) {
+static value f_length(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     size_t n;
     return mlxd_jinja_length(r, self, &n) ? mlxd_jinja_int((int64_t)n) : UNDEFINED;
 }
 
-FILTER(f_first) {
+static value f_first(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const seq *s = mlxd_jinja_items(r, self);
     return s && s->count > 0 ? s->items[0] : UNDEFINED;
 }
 
-FILTER(f_last) {
+static value f_last(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     if (self.kind == K_ITERATOR)
         mlxd_jinja_fail(r, MLXD_ERR_DATA, "'generator' object is not reversible");
@@ -67,7 +66,7 @@ FILTER(f_last) {
     return s && s->count > 0 ? s->items[s->count - 1] : UNDEFINED;
 }
 
-FILTER(f_list) {
+static value f_list(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const seq *s = mlxd_jinja_items(r, self);
     seq *out = mlxd_jinja_seq(r, s ? s->count : 0);
@@ -83,7 +82,7 @@ static seq *pairs(run *r, const dict *d) {
     return out;
 }
 
-FILTER(f_items) {
+static value f_items(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     if (self.kind != K_UNDEFINED && self.kind != K_DICT)
         mlxd_jinja_fail(r, MLXD_ERR_DATA, "Can only get item pairs from a mapping.");
@@ -93,7 +92,7 @@ FILTER(f_items) {
     return mlxd_jinja_iterator(s, "generator object do_items");
 }
 
-FILTER(f_reverse) {
+static value f_reverse(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     if (self.kind == K_STRING)
         return mlxd_jinja_slice(r, self, ABSENT, ABSENT, mlxd_jinja_int(-1));
@@ -104,7 +103,7 @@ FILTER(f_reverse) {
     return mlxd_jinja_iterator(out, "list_reverseiterator object");
 }
 
-FILTER(f_join) {
+static value f_join(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     builder b = {.r = r};
     const seq *s = mlxd_jinja_items(r, self);
@@ -118,7 +117,7 @@ FILTER(f_join) {
     return mlxd_jinja_of_string(mlxd_jinja_built(&b));
 }
 
-FILTER(f_sum) {
+static value f_sum(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const seq *s = mlxd_jinja_items(r, self);
     value sum = get_or(v[1], mlxd_jinja_int(0));
@@ -173,13 +172,13 @@ static value sorted(run *r, const seq *in, value attribute, bool case_sensitive,
     return mlxd_jinja_of_seq(out, K_LIST);
 }
 
-FILTER(f_sort) {
+static value f_sort(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return sorted(r, mlxd_jinja_items(r, self), v[2], mlxd_jinja_truth(v[1]),
                   mlxd_jinja_truth(v[0]));
 }
 
-FILTER(f_dictsort) {
+static value f_dictsort(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     int64_t by = 0;
     if (v[1].kind == K_STRING &&
@@ -210,16 +209,16 @@ static value extreme(run *r, value self, const value *v, int sign) {
     }
     return best;
 }
-FILTER(f_min) {
+static value f_min(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return extreme(r, self, v, -1);
 }
-FILTER(f_max) {
+static value f_max(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return extreme(r, self, v, 1);
 }
 
-FILTER(f_unique) {
+static value f_unique(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const seq *s = mlxd_jinja_items(r, self);
     dict *seen = mlxd_jinja_dict_new(r);
@@ -249,7 +248,7 @@ static const seq *items_or_none(run *r, value v) {
 }
 
 /* map(attribute="a.b", default=x), map("filter", args...) */
-FILTER(f_map) {
+static value f_map(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const seq *s = items_or_none(r, self);
     seq *out = mlxd_jinja_seq(r, s ? s->count : 0);
@@ -307,19 +306,19 @@ static value choose(run *r, value self, const args *a, bool attribute, bool want
     }
     return mlxd_jinja_iterator(out, "generator object select_or_reject");
 }
-FILTER(f_select) {
+static value f_select(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return choose(r, self, a, false, true);
 }
-FILTER(f_reject) {
+static value f_reject(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return choose(r, self, a, false, false);
 }
-FILTER(f_selectattr) {
+static value f_selectattr(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return choose(r, self, a, true, true);
 }
-FILTER(f_rejectattr) {
+static value f_rejectattr(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return choose(r, self, a, true, false);
 }
@@ -327,7 +326,7 @@ FILTER(f_rejectattr) {
 /* ---- pieces ---- */
 
 /* Lists of `n` items; the last one is filled up with `fill` unless that is none. */
-FILTER(f_batch) {
+static value f_batch(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const seq *s = mlxd_jinja_items(r, self);
     seq *out = mlxd_jinja_seq(r, 0), *line = NULL;

@@ -1,5 +1,6 @@
 /* jinja_internal.h - shared by the files of the interpreter (jinja_*.c): values, the tree, the
- * state of one render. Types are written without prefix here, since only those files see them.
+ * state of one render. Types are written without prefix here, since only those files see them, and
+ * chat_values.c, which makes messages.
  *
  * Errors are sticky: the first one is kept in the run (mlxd_jinja_fail), every function may be
  * called after it and does nothing of consequence, and loops ask mlxd_jinja_step, which is false
@@ -135,6 +136,7 @@ typedef struct bound {
 typedef struct scope {
     struct scope *parent;
     struct var *vars;
+    size_t macros; /* made by the run when the scope was entered */
 } scope;
 
 typedef struct var {
@@ -251,9 +253,12 @@ struct mlxd_jinja_run {
     mlxd_why why;
     dict *globals; /* the variables that were set */
     scope *scope;
+    var *spare;    /* variables of scopes that were left */
+    size_t macros; /* made so far */
     builder *out;
     value block; /* of N_BLOCK */
     int64_t now_s;
+    struct kept *kept; /* documents that values point into */
     enum { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } flow;
 };
 
@@ -265,6 +270,12 @@ void mlxd_jinja_fail(run *r, mlxd_err err, const char *fmt, ...) MLXD_PRINTF(3, 
 /* The error text for a place in the source. */
 mlxd_err mlxd_jinja_explain(const mlxd_jinja *t, size_t at, mlxd_err err, const char *text,
                             mlxd_why *why);
+/* The conversation is refused: INVALID with this text alone. */
+void mlxd_jinja_reject(run *r, const char *fmt, ...) MLXD_PRINTF(2, 3);
+/* Takes `doc`: it is closed when the run ends. */
+void mlxd_jinja_keep(run *r, mlxd_json_doc *doc);
+/* Sets a variable. */
+void mlxd_jinja_set(run *r, const char *name, value v);
 /* Accounts for `n` units of work; false: the run has failed, or does now. */
 bool mlxd_jinja_step(run *r, size_t n);
 /* Zeroed; NULL: failed. */

@@ -1,6 +1,6 @@
 /* jinja_lex.h - Jinja source to tokens, with Jinja's rules for white space.
  *
- *     text {% if x -%}  text      TEXT "text "  BLOCK_BEGIN  NAME if  NAME x  BLOCK_END  TEXT "text"
+ *     text {% if x -%}  text     TEXT "text "  BLOCK_BEGIN  NAME if  NAME x  BLOCK_END  TEXT "text"
  *
  * trim_blocks: a line feed right behind %} and #} is dropped. lstrip_blocks: blanks between the
  * start of a line and {% or {# are dropped. "-" at either end of a tag drops all white space there,

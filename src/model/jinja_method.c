@@ -5,7 +5,6 @@
 
 #include <string.h>
 
-#define METHOD(name) static value name(run *r, value self, const value *v, const args *a)
 #define UNUSED_ARGS ((void)r, (void)self, (void)v, (void)a)
 
 static value text(const string *s) {
@@ -35,19 +34,19 @@ static bool int_arg(run *r, value v, const char *method, int64_t *out) {
 
 /* ---- strings: case and white space ---- */
 
-METHOD(str_upper) {
+static value str_upper(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return text(mlxd_jinja_case(r, self.as.s, CASE_UPPER, false));
 }
-METHOD(str_lower) {
+static value str_lower(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return text(mlxd_jinja_case(r, self.as.s, CASE_LOWER, false));
 }
-METHOD(str_title) {
+static value str_title(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return text(mlxd_jinja_case(r, self.as.s, CASE_TITLE, false));
 }
-METHOD(str_capitalize) {
+static value str_capitalize(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return text(mlxd_jinja_case(r, self.as.s, CASE_CAPITAL, false));
 }
@@ -56,15 +55,15 @@ static value strip(run *r, value self, value chars, int sides) {
     const string *c = is_given(chars) ? string_arg(r, chars, "strip") : NULL;
     return r->err ? UNDEFINED : text(mlxd_jinja_strip(r, self.as.s, c, sides));
 }
-METHOD(str_strip) {
+static value str_strip(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return strip(r, self, v[0], STRIP_LEFT | STRIP_RIGHT);
 }
-METHOD(str_lstrip) {
+static value str_lstrip(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return strip(r, self, v[0], STRIP_LEFT);
 }
-METHOD(str_rstrip) {
+static value str_rstrip(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return strip(r, self, v[0], STRIP_RIGHT);
 }
@@ -89,11 +88,11 @@ static value has_affix(run *r, value self, value what, bool at_end) {
     }
     return mlxd_jinja_bool(false);
 }
-METHOD(str_startswith) {
+static value str_startswith(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return has_affix(r, self, v[0], false);
 }
-METHOD(str_endswith) {
+static value str_endswith(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return has_affix(r, self, v[0], true);
 }
@@ -104,11 +103,11 @@ static value remove_affix(run *r, value self, value what, bool at_end) {
         return self;
     return text(mlxd_jinja_part(r, s, at_end ? 0 : w->len, at_end ? s->len - w->len : s->len));
 }
-METHOD(str_removeprefix) {
+static value str_removeprefix(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return remove_affix(r, self, v[0], false);
 }
-METHOD(str_removesuffix) {
+static value str_removesuffix(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return remove_affix(r, self, v[0], true);
 }
@@ -141,20 +140,20 @@ static value find(run *r, value self, value what, bool last, bool must) {
         mlxd_jinja_fail(r, MLXD_ERR_DATA, "substring not found");
     return mlxd_jinja_int(at == SIZE_MAX ? -1 : chars_before(self.as.s, at));
 }
-METHOD(str_find) {
+static value str_find(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return find(r, self, v[0], false, false);
 }
-METHOD(str_rfind) {
+static value str_rfind(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return find(r, self, v[0], true, false);
 }
-METHOD(str_index) {
+static value str_index(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return find(r, self, v[0], false, true);
 }
 
-METHOD(str_count) {
+static value str_count(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const string *s = self.as.s, *what = string_arg(r, v[0], "count");
     int64_t n = 0;
@@ -169,7 +168,7 @@ METHOD(str_count) {
     return mlxd_jinja_int(n);
 }
 
-METHOD(str_replace) {
+static value str_replace(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const string *old = string_arg(r, v[0], "replace"), *with = string_arg(r, v[1], "replace");
     int64_t count = -1;
@@ -194,15 +193,15 @@ static bool letter(uint8_t c) {
 static bool letter_or_digit(uint8_t c) {
     return letter(c) || digit(c);
 }
-METHOD(str_isdigit) {
+static value str_isdigit(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return is_all(self, digit);
 }
-METHOD(str_isalpha) {
+static value str_isalpha(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return is_all(self, letter);
 }
-METHOD(str_isalnum) {
+static value str_isalnum(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return is_all(self, letter_or_digit);
 }
@@ -261,7 +260,7 @@ static void split_at(run *r, const string *s, const string *by, int64_t count, s
     push_part(r, out, s, start, s->len);
 }
 
-METHOD(str_split) {
+static value str_split(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     seq *out = mlxd_jinja_seq(r, 0);
     int64_t count = -1;
@@ -278,7 +277,7 @@ METHOD(str_split) {
 }
 
 /* From the right: the same pieces, when there are not more than `count` of them. */
-METHOD(str_rsplit) {
+static value str_rsplit(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     seq *all = mlxd_jinja_seq(r, 0), *out = mlxd_jinja_seq(r, 0);
     int64_t count = -1;
@@ -301,7 +300,7 @@ METHOD(str_rsplit) {
     return mlxd_jinja_of_seq(out, K_LIST);
 }
 
-METHOD(str_splitlines) {
+static value str_splitlines(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     seq *out = mlxd_jinja_seq(r, 0);
     const string *s = self.as.s;
@@ -321,7 +320,7 @@ METHOD(str_splitlines) {
     return mlxd_jinja_of_seq(out, K_LIST);
 }
 
-METHOD(str_join) {
+static value str_join(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     builder b = {.r = r};
     const seq *s = mlxd_jinja_items(r, v[0]);
@@ -334,7 +333,7 @@ METHOD(str_join) {
 }
 
 /* "{} and {}": only plain and numbered places. */
-METHOD(str_format) {
+static value str_format(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     builder b = {.r = r};
     const string *s = self.as.s;
@@ -393,13 +392,13 @@ static const builtin string_rows[] = {
 
 /* ---- lists and tuples ---- */
 
-METHOD(list_append) {
+static value list_append(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     mlxd_jinja_push(r, self.as.seq, v[0]);
     return NONE;
 }
 
-METHOD(list_index) {
+static value list_index(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     for (size_t i = 0; i < self.as.seq->count && !r->err; i++)
         if (mlxd_jinja_equal(r, self.as.seq->items[i], v[0]))
@@ -408,7 +407,7 @@ METHOD(list_index) {
     return UNDEFINED;
 }
 
-METHOD(list_count) {
+static value list_count(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     int64_t n = 0;
     for (size_t i = 0; i < self.as.seq->count && !r->err; i++)
@@ -416,7 +415,7 @@ METHOD(list_count) {
     return mlxd_jinja_int(n);
 }
 
-METHOD(list_copy) {
+static value list_copy(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return mlxd_jinja_slice(r, self, ABSENT, ABSENT, ABSENT);
 }
@@ -441,7 +440,7 @@ static const builtin tuple_rows[] = {
 
 /* ---- dicts ---- */
 
-METHOD(dict_get) {
+static value dict_get(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     value out;
     if (mlxd_jinja_dict_get(r, self.as.dict, v[0], &out))
@@ -462,20 +461,20 @@ static value view(run *r, const dict *d, const char *title, bool keys, bool valu
         s->title = title;
     return mlxd_jinja_of_seq(s, K_VIEW);
 }
-METHOD(dict_keys) {
+static value dict_keys(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return view(r, self.as.dict, "dict_keys", true, false);
 }
-METHOD(dict_values) {
+static value dict_values(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return view(r, self.as.dict, "dict_values", false, true);
 }
-METHOD(dict_items) {
+static value dict_items(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return view(r, self.as.dict, "dict_items", true, true);
 }
 
-METHOD(dict_copy) {
+static value dict_copy(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     dict *d = mlxd_jinja_dict_new(r);
     for (size_t i = 0; d && i < self.as.dict->count && !r->err; i++)
@@ -499,14 +498,14 @@ static const builtin dict_rows[] = {
 
 /* ---- loops, cyclers ---- */
 
-METHOD(loop_cycle) {
+static value loop_cycle(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     if (a->n == 0)
         mlxd_jinja_fail(r, MLXD_ERR_DATA, "no items for cycling given");
     return r->err ? UNDEFINED : a->pos[self.as.loop->at % a->n];
 }
 
-METHOD(loop_changed) {
+static value loop_changed(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     loop *l = self.as.loop;
     seq *now = mlxd_jinja_seq(r, a->n);
@@ -518,7 +517,7 @@ METHOD(loop_changed) {
     return mlxd_jinja_bool(!same);
 }
 
-METHOD(cycler_next) {
+static value cycler_next(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     struct counter *c = self.as.counter;
     value out = c->items->items[c->at];
@@ -526,7 +525,7 @@ METHOD(cycler_next) {
     return out;
 }
 
-METHOD(cycler_reset) {
+static value cycler_reset(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     self.as.counter->at = 0;
     return NONE;

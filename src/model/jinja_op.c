@@ -1,5 +1,5 @@
-/* jinja_op.c - operators of the interpreter: arithmetic and comparison with Python's rules. Integers
- * have 64 bits, and an overflow is an error. */
+/* jinja_op.c - operators of the interpreter: arithmetic and comparison with Python's rules.
+ * Integers have 64 bits, and an overflow is an error. */
 #include "model/jinja_internal.h"
 
 #include <math.h>

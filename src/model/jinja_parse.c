@@ -124,6 +124,8 @@ static node *parse_target_one(parser *p, bool attributes) {
     for (size_t i = 0; i < MLXD_COUNT_OF(constants); i++)
         if (mlxd_jinja_parse_is(p, MLXD_JINJA_NAME, constants[i]))
             mlxd_jinja_parse_fail(p, MLXD_ERR_DATA, at, "cannot assign to %s", constants[i]);
+    if (p->loops > 0 && mlxd_jinja_parse_is(p, MLXD_JINJA_NAME, "loop"))
+        mlxd_jinja_parse_fail(p, MLXD_ERR_DATA, at, "cannot assign to loop inside of a loop");
     node *n = mlxd_jinja_parse_node(p, N_NAME, at);
     n->name = parse_name(p);
     if (!attributes || !mlxd_jinja_parse_accept(p, MLXD_JINJA_OPERATOR, "."))
@@ -195,7 +197,9 @@ static node *parse_for(parser *p, size_t at) {
     size_t which;
     node *n = mlxd_jinja_parse_node(p, N_FOR, at);
     n->name = mlxd_jinja_parse_string(p, mlxd_slice_str("loop"));
+    p->loops++;
     n->a = parse_target_tuple(p, false);
+    p->loops--;
     mlxd_jinja_parse_expect(p, MLXD_JINJA_NAME, "in");
     n->b = mlxd_jinja_parse_tuple(p, false);
     if (mlxd_jinja_parse_accept(p, MLXD_JINJA_NAME, "if"))

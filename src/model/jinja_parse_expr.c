@@ -1,6 +1,6 @@
 /* jinja_parse_expr.c - see jinja_parse.h: expressions to nodes. One function for each level of
- * binding, loosest first: a if b else c, or, and, not, comparisons, + -, ~, * / // %, **, signs, then
- * what stands behind an operand: .name [item] (call) | filter, is test. */
+ * binding, loosest first: a if b else c, or, and, not, comparisons, + -, ~, * / // %, **, signs,
+ * then what stands behind an operand: .name [item] (call) | filter, is test. */
 #include "format/utf8.h"
 #include "model/jinja_parse.h"
 

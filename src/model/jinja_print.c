@@ -15,7 +15,7 @@ static void put_plain(builder *b, const char *s) {
 
 /* ---- numbers ---- */
 
-/* The fewest digits that read back as the same number; with an exponent below 1e-4 and from 1e16. */
+/* The fewest digits that read back as the same number; an exponent below 1e-4 and from 1e16. */
 void mlxd_jinja_format_float(double f, char out[MLXD_JINJA_FLOAT]) {
     char digits[MLXD_JINJA_FLOAT];
     int precision = 0, exponent;
@@ -35,7 +35,7 @@ void mlxd_jinja_format_float(double f, char out[MLXD_JINJA_FLOAT]) {
 
 /* ---- repr ---- */
 
-/* As str.isprintable: no control, format, private, unassigned characters, and of blanks only ' '. */
+/* As str.isprintable: no control, format, private, unassigned ones, and of blanks only ' '. */
 static bool is_printable(uint32_t cp) {
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_CC:
@@ -70,6 +70,8 @@ static void repr_string(builder *b, const string *s) {
     bool single = memchr(s->data, '\'', s->len), twice = memchr(s->data, '"', s->len);
     char quote = single && !twice ? '"' : '\'', escape[16];
     size_t run_start = 0;
+    if (s->safe)
+        put_plain(b, "Markup(");
     mlxd_jinja_put(b, &quote, 1, false);
     for (size_t at = 0, n; at < s->len && mlxd_jinja_step(b->r, 1); at += n) {
         uint32_t cp;
@@ -82,6 +84,8 @@ static void repr_string(builder *b, const string *s) {
     }
     mlxd_jinja_put_part(b, s, run_start, s->len);
     mlxd_jinja_put(b, &quote, 1, false);
+    if (s->safe)
+        put_plain(b, ")");
 }
 
 static void repr_items(builder *b, const char *open, const seq *s, const char *close,

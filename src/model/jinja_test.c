@@ -3,96 +3,95 @@
 
 #include <string.h>
 
-#define TEST(name) static value name(run *r, value self, const value *v, const args *a)
 #define UNUSED_ARGS ((void)r, (void)self, (void)v, (void)a)
 
 static value holds(bool b) {
     return mlxd_jinja_bool(b);
 }
 
-TEST(is_defined) {
+static value is_defined(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind != K_UNDEFINED);
 }
-TEST(is_undefined) {
+static value is_undefined(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_UNDEFINED);
 }
-TEST(is_none) {
+static value is_none(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_NONE);
 }
-TEST(is_true) {
+static value is_true(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_BOOL && self.as.b);
 }
-TEST(is_false) {
+static value is_false(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_BOOL && !self.as.b);
 }
-TEST(is_boolean) {
+static value is_boolean(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_BOOL);
 }
-TEST(is_integer) {
+static value is_integer(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_INT);
 }
-TEST(is_float) {
+static value is_float(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_FLOAT);
 }
-TEST(is_number) {
+static value is_number(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_INT || self.kind == K_FLOAT || self.kind == K_BOOL);
 }
-TEST(is_string) {
+static value is_string(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_STRING);
 }
-TEST(is_mapping) {
+static value is_mapping(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_DICT);
 }
-TEST(is_iterable) {
+static value is_iterable(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_STRING || self.kind == K_DICT || self.kind == K_UNDEFINED ||
                  self.kind == K_LOOP || mlxd_jinja_is_seq(self));
 }
 /* What has a length and items: len() and [] in Python. */
-TEST(is_sequence) {
+static value is_sequence(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_STRING || self.kind == K_DICT || self.kind == K_LIST ||
                  self.kind == K_TUPLE || self.kind == K_RANGE || self.kind == K_UNDEFINED);
 }
-TEST(is_callable) {
+static value is_callable(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_MACRO || self.kind == K_BUILTIN || self.kind == K_METHOD ||
                  self.kind == K_JOINER || self.kind == K_UNDEFINED);
 }
-TEST(is_lower) {
+static value is_lower(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const string *s = mlxd_jinja_to_string(r, self);
     const string *low = s ? mlxd_jinja_case(r, s, CASE_LOWER, false) : NULL;
     const string *up = s ? mlxd_jinja_case(r, s, CASE_UPPER, false) : NULL;
     return holds(low && up && mlxd_jinja_same(s, low) && !mlxd_jinja_same(s, up));
 }
-TEST(is_upper) {
+static value is_upper(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     const string *s = mlxd_jinja_to_string(r, self);
     const string *low = s ? mlxd_jinja_case(r, s, CASE_LOWER, false) : NULL;
     const string *up = s ? mlxd_jinja_case(r, s, CASE_UPPER, false) : NULL;
     return holds(low && up && mlxd_jinja_same(s, up) && !mlxd_jinja_same(s, low));
 }
-TEST(is_filter) {
+static value is_filter(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_STRING && mlxd_jinja_find_filter(mlxd_jinja_bytes(self.as.s)));
 }
-TEST(is_test) {
+static value is_test(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(self.kind == K_STRING && mlxd_jinja_find_test(mlxd_jinja_bytes(self.as.s)));
 }
-TEST(is_sameas) {
+static value is_sameas(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     if (self.kind == K_STRING || self.kind == K_FLOAT || self.kind != v[0].kind)
         return holds(self.kind == v[0].kind && self.kind == K_STRING && self.as.s == v[0].as.s);
@@ -105,44 +104,44 @@ static value rest_is(run *r, value self, const value *divisor, int64_t rest) {
     value m = mlxd_jinja_binary(r, OP_MOD, self, *divisor);
     return holds(mlxd_jinja_equal(r, m, mlxd_jinja_int(rest)));
 }
-TEST(is_even) {
+static value is_even(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return rest_is(r, self, &(value){.kind = K_INT, .as.i = 2}, 0);
 }
-TEST(is_odd) {
+static value is_odd(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return rest_is(r, self, &(value){.kind = K_INT, .as.i = 2}, 1);
 }
-TEST(is_divisibleby) {
+static value is_divisibleby(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return rest_is(r, self, v, 0);
 }
 
-TEST(is_eq) {
+static value is_eq(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(mlxd_jinja_compare(r, OP_EQ, self, v[0]));
 }
-TEST(is_ne) {
+static value is_ne(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(mlxd_jinja_compare(r, OP_NE, self, v[0]));
 }
-TEST(is_lt) {
+static value is_lt(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(mlxd_jinja_compare(r, OP_LT, self, v[0]));
 }
-TEST(is_le) {
+static value is_le(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(mlxd_jinja_compare(r, OP_LE, self, v[0]));
 }
-TEST(is_gt) {
+static value is_gt(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(mlxd_jinja_compare(r, OP_GT, self, v[0]));
 }
-TEST(is_ge) {
+static value is_ge(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(mlxd_jinja_compare(r, OP_GE, self, v[0]));
 }
-TEST(is_in) {
+static value is_in(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     return holds(mlxd_jinja_contains(r, v[0], self));
 }

@@ -33,13 +33,11 @@ static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
                         mlxd_tokenizer_vocab(h->tokenizer), h->config.vocab);
     if (err)
         return mlxd_fail_in(why, err, "%s", mlxd_model_file_path(h->file));
-    /* Without a template the model still answers raw prompts. */
-    err = mlxd_chat_open(&h->chat, g, &h->chat_why);
-    if (err == MLXD_ERR_NOTFOUND || err == MLXD_ERR_UNSUPPORTED)
-        err = MLXD_OK;
-    else if (err)
-        err = mlxd_fail(why, err, "%s: %s", mlxd_model_file_path(h->file), h->chat_why.text);
-    return err;
+    /* Without a template that works the model still answers raw prompts. */
+    err = mlxd_chat_open_gguf(&h->chat, g, h->tokenizer, &h->chat_why);
+    if (err == MLXD_ERR_NOMEM)
+        return mlxd_fail(why, err, "%s: %s", mlxd_model_file_path(h->file), h->chat_why.text);
+    return MLXD_OK;
 }
 
 mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) {

@@ -15,7 +15,7 @@ typedef struct mlxd_host {
     const mlxd_kernels *kernels;
     mlxd_driver *driver;
     mlxd_tokenizer *tokenizer; /* NULL unless asked for */
-    mlxd_chat *chat;           /* NULL: the file has no template that we know; chat_why says why */
+    mlxd_chat *chat;           /* NULL: the file has no template that works; chat_why says why */
     mlxd_why chat_why;
     mlxd_head *head; /* NULL unless asked for */
 } mlxd_host;
