@@ -26,7 +26,7 @@
  *
  * Differences from Python, all of them towards an error or towards what other runtimes do:
  *   - integers have 64 bits: an overflow is an error, and one in JSON that does not fit is a float;
- *   - list.append works (transformers' sandbox refuses it; several templates rely on it);
+ *   - list.append and list.pop work (transformers' sandbox refuses them; Kimi K2 needs them);
  *   - Markup, which `safe` gives, is known to `+` and `escape`, not to methods and other filters;
  *   - filters that make no sense in a prompt (urlize, xmlattr, random, ...) are unknown.
  *

@@ -74,7 +74,7 @@ typedef struct absent {
     value owner; /* K_ABSENT: a variable */
 } absent;
 
-/* LIST, TUPLE, RANGE, VIEW, ITERATOR. Only a LIST grows (append). */
+/* LIST, TUPLE, RANGE, VIEW, ITERATOR. Only a LIST changes (append, pop). */
 typedef struct seq {
     value *items;
     size_t count, cap;

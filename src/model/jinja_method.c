@@ -398,6 +398,24 @@ static value list_append(run *r, value self, const value *v, const args *a) {
     return NONE;
 }
 
+/* list.pop(i), from the end without an index. */
+static value list_pop(run *r, value self, const value *v, const args *a) {
+    UNUSED_ARGS;
+    seq *s = self.as.seq;
+    int64_t i = -1, n = (int64_t)s->count;
+    if (!int_arg(r, v[0], "pop", &i) || !mlxd_jinja_step(r, s->count / 16))
+        return UNDEFINED;
+    i += i < 0 ? n : 0;
+    if (i < 0 || i >= n) {
+        mlxd_jinja_fail(r, MLXD_ERR_DATA, "pop index out of range");
+        return UNDEFINED;
+    }
+    value out = s->items[i];
+    memmove(s->items + i, s->items + i + 1, (size_t)(n - i - 1) * sizeof *s->items);
+    s->count--;
+    return out;
+}
+
 static value list_index(run *r, value self, const value *v, const args *a) {
     UNUSED_ARGS;
     for (size_t i = 0; i < self.as.seq->count && !r->err; i++)
@@ -428,7 +446,7 @@ static const builtin list_rows[] = {
     {"clear", NULL, 0, {NULL}},
     {"extend", NULL, 0, {NULL}},
     {"insert", NULL, 0, {NULL}},
-    {"pop", NULL, 0, {NULL}},
+    {"pop", list_pop, 0, {"index"}},
     {"remove", NULL, 0, {NULL}},
     {"reverse", NULL, 0, {NULL}},
     {"sort", NULL, 0, {NULL}},

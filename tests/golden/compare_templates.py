@@ -8,7 +8,7 @@ template is rendered for every conversation of conversations.json by both; the t
 same, or both must fail, with the same message when the template raised it. Prints a line per
 difference and a summary; exits 1 when there is one. Needs transformers and jinja2.
 
-A template that changes a list (append, pop ...) is refused by transformers' sandbox; append works
+A template that changes a list (append, pop ...) is refused by transformers' sandbox; these two work
 here, so such a case is counted apart and not compared.
 """
 

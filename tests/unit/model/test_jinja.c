@@ -117,6 +117,10 @@ static void own_ways(void **state) {
     static const char *const rows[][2] = {
         {"{% set l = [1] %}{% set _ = l.append(2) %}{{ l }}", "[1, 2]"},
         {"{% do [1].append(2) %}ok", "ok"},
+        {"{% set l = [1, 2, 3] %}{{ l.pop() }}{{ l.pop(0) }}{{ l }}", "31[2]"},
+        {"{% set l = [1, 2, 3] %}{% for x in l %}{{ x }}{{ loop.revindex }}{% do l.pop() %}"
+         "{% endfor %}",
+         "1321"},
     };
     for (size_t i = 0; i < MLXD_COUNT_OF(rows); i++) {
         result r = render(rows[i][0]);
