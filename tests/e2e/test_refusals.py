@@ -166,7 +166,7 @@ def test_absurd_values(node):
             ({"messages": [{"role": "user", "content": [
                 {"type": "image_url", "image_url": {"url": "http://127.0.0.1/"}}]}]},
              "messages[0].content[0].type"),
-            ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+            ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
             ({"stop": ""}, "stop"), ({"stop": [1]}, "stop"), ({"stop": ["x"] * 100000}, "stop"),
             ({"stop": "x" * 5000}, "stop"), ({"logit_bias": {"-1": 1}}, "logit_bias"),
             ({"logit_bias": {"999999": 1}}, "logit_bias"),
