@@ -31,7 +31,10 @@
 #define MLXD_LIMIT_SPECIAL_BYTES 256   /* a control or user-defined token's text */
 #define MLXD_LIMIT_CONTEXT (16u << 20) /* positions of one session */
 #define MLXD_LIMIT_TEMPLATE_BYTES (1u << 20)
-#define MLXD_LIMIT_TEXT_BYTES (64u << 20) /* one text to tokenize */
+#define MLXD_LIMIT_TEMPLATE_NODES (64u << 10)   /* of the tree of one template */
+#define MLXD_LIMIT_TEMPLATE_STEPS (16u << 20)   /* of one render */
+#define MLXD_LIMIT_TEMPLATE_MEMORY (256u << 20) /* of one render, bytes */
+#define MLXD_LIMIT_TEXT_BYTES (64u << 20)       /* one text to tokenize */
 
 /* ---- engine ---- */
 #define MLXD_LIMIT_SESSIONS 1024    /* live on one node */

@@ -18,6 +18,7 @@ int mlxd_cmd_serve(const mlxd_options *o);
 int mlxd_cmd_worker(const mlxd_options *o);
 int mlxd_cmd_plan(const mlxd_options *o);
 int mlxd_cmd_bench(const mlxd_options *o);
+int mlxd_cmd_template(const mlxd_options *o);
 int mlxd_cmd_certs(const mlxd_options *o);
 int mlxd_cmd_healthcheck(const mlxd_options *o);
 int mlxd_cmd_version(const mlxd_options *o);

@@ -48,6 +48,13 @@ static const mlxd_command commands[] = {
      "threads read from memory, which bounds generation, and the operations on bytes they do,\n"
      "which bounds prompts.\n",
      mlxd_cmd_bench},
+    {"template", MLXD_CMD_TEMPLATE, "show what a model's chat template makes of a conversation",
+     "mlxd template MODEL [--messages FILE] [--tools FILE] [--kwargs JSON] [options]\n\n"
+     "Renders a conversation with the chat template of the model, without loading its weights, "
+     "and\n"
+     "prints the text; on a terminal control tokens stand out. With --tokens a line for each\n"
+     "token, with --source the template itself.\n",
+     mlxd_cmd_template},
     {"certs", MLXD_CMD_CERTS, "make the cluster's CA and node certificates",
      "mlxd certs init [--certs DIR] [--cluster NAME]\n"
      "       mlxd certs node --device ID --role ROLE [--san NAME]... [--certs DIR]\n"

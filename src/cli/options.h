@@ -16,7 +16,8 @@ enum {
     MLXD_CMD_HEALTHCHECK = 1u << 5,
     MLXD_CMD_VERSION = 1u << 6,
     MLXD_CMD_BENCH = 1u << 7,
-    MLXD_CMD_ALL = (1u << 8) - 1,
+    MLXD_CMD_TEMPLATE = 1u << 8,
+    MLXD_CMD_ALL = (1u << 9) - 1,
 };
 
 #define MLXD_OPTION_LIST_MAX 64
@@ -77,6 +78,10 @@ typedef struct mlxd_options {
     mlxd_option_numbers prompt_lengths, gen_lengths, batches, depths, thread_counts;
     uint64_t repetitions;
     bool no_warmup, csv;
+    /* template */
+    const char *messages, *tools; /* paths of JSON files */
+    const char *kwargs;           /* JSON */
+    bool no_generation_prompt, tokens, source;
     /* certs */
     const char *cluster;
     mlxd_option_list hosts;

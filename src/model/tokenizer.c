@@ -249,26 +249,63 @@ static mlxd_err encode_plain(job *j, mlxd_slice text) {
     return MLXD_OK;
 }
 
-static mlxd_err encode_all(job *j, const mlxd_special *special, mlxd_slice text) {
+/* Where special tokens are looked for: user-defined ones everywhere, control tokens in trusted
+ * spans. The next one of each kind is kept until it is passed, so the text is searched once. */
+typedef struct finder {
+    const mlxd_tokenizer *t;
+    mlxd_slice text;
+    const mlxd_span *trusted;
+    size_t n_trusted, span;
+    mlxd_special_match user, any; /* `any`: within one trusted span */
+} finder;
+
+/* The first match at or behind `from` inside of a trusted span; none: at the end of the text. */
+static mlxd_special_match next_trusted(finder *f, size_t from) {
+    mlxd_special_match m;
+    for (; f->span < f->n_trusted; f->span++) {
+        mlxd_span s = f->trusted[f->span];
+        MLXD_ASSERT(s.start < s.end && s.end <= f->text.len);
+        size_t at = MLXD_MAX(from, s.start);
+        mlxd_slice head = {f->text.data, s.end};
+        if (at < s.end && mlxd_special_next(&f->t->special, head, at, &m))
+            return m;
+    }
+    return (mlxd_special_match){f->text.len, f->text.len, -1};
+}
+
+/* Leftmost, then longest, of what is allowed at its place. */
+static mlxd_special_match next_special(finder *f, size_t from) {
+    if (f->user.id >= 0 && f->user.start < from &&
+        !mlxd_special_next(&f->t->user, f->text, from, &f->user))
+        f->user = (mlxd_special_match){f->text.len, f->text.len, -1};
+    if (f->any.id >= 0 && f->any.start < from)
+        f->any = next_trusted(f, from);
+    bool user =
+        f->user.start < f->any.start || (f->user.start == f->any.start && f->user.end > f->any.end);
+    return user ? f->user : f->any;
+}
+
+static mlxd_err encode_all(job *j, mlxd_slice text, const mlxd_span *trusted, size_t n_trusted) {
+    finder f = {.t = j->t, .text = text, .trusted = trusted, .n_trusted = n_trusted};
+    if (!mlxd_special_next(&j->t->user, text, 0, &f.user))
+        f.user = (mlxd_special_match){text.len, text.len, -1};
+    f.any = next_trusted(&f, 0);
     for (size_t at = 0; at < text.len;) {
-        mlxd_special_match m = {text.len, text.len, -1};
-        bool found = mlxd_special_next(special, text, at, &m);
+        mlxd_special_match m = next_special(&f, at);
         mlxd_err err = encode_plain(j, (mlxd_slice){text.data + at, m.start - at});
+        if (!err && m.id >= 0)
+            err = explain(j, mlxd_tokens_add(j->out, m.id, j->tokens_max));
         if (err)
             return err;
-        if (found) {
-            err = mlxd_tokens_add(j->out, m.id, j->tokens_max);
-            if (err)
-                return explain(j, err);
-        }
         at = m.end;
     }
     return MLXD_OK;
 }
 
-mlxd_err mlxd_tokenizer_encode(const mlxd_tokenizer *t, mlxd_slice text, bool special,
-                               size_t tokens_max, mlxd_tokens *out, mlxd_why *why) {
-    MLXD_ASSERT(t && out);
+mlxd_err mlxd_tokenizer_encode_spans(const mlxd_tokenizer *t, mlxd_slice text,
+                                     const mlxd_span *trusted, size_t n_trusted, size_t tokens_max,
+                                     mlxd_tokens *out, mlxd_why *why) {
+    MLXD_ASSERT(t && out && (trusted || n_trusted == 0));
     if (text.len > MLXD_LIMIT_TEXT_BYTES)
         return mlxd_fail(why, MLXD_ERR_RANGE, "the text has %zu bytes, limit %u", text.len,
                          MLXD_LIMIT_TEXT_BYTES);
@@ -279,8 +316,15 @@ mlxd_err mlxd_tokenizer_encode(const mlxd_tokenizer *t, mlxd_slice text, bool sp
     j.scan = mlxd_pretok_scan_open(t->pretok);
     if (!j.scan)
         return explain(&j, MLXD_ERR_NOMEM);
-    mlxd_err err = encode_all(&j, special ? &t->special : &t->user, text);
+    mlxd_err err = encode_all(&j, text, trusted, n_trusted);
     mlxd_bpe_work_deinit(&j.work);
     mlxd_pretok_scan_close(j.scan);
     return err;
+}
+
+mlxd_err mlxd_tokenizer_encode(const mlxd_tokenizer *t, mlxd_slice text, bool special,
+                               size_t tokens_max, mlxd_tokens *out, mlxd_why *why) {
+    const mlxd_span all = {0, text.len};
+    return mlxd_tokenizer_encode_spans(t, text, &all, special && text.len > 0, tokens_max, out,
+                                       why);
 }

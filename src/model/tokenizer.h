@@ -88,6 +88,18 @@ mlxd_err mlxd_tokens_add(mlxd_tokens *t, int32_t id, size_t tokens_max) MLXD_MUS
 mlxd_err mlxd_tokenizer_encode(const mlxd_tokenizer *t, mlxd_slice text, bool special,
                                size_t tokens_max, mlxd_tokens *out, mlxd_why *why) MLXD_MUST_CHECK;
 
+/* Bytes start .. end - 1 of a text. */
+typedef struct mlxd_span {
+    size_t start, end;
+} mlxd_span;
+/* The same, but control tokens are recognised only where all of their bytes lie inside one of the
+ * `n_trusted` spans (ascending, not empty, not touching): what a chat template wrote, as opposed to
+ * what was put into it. Borders of spans are not seen by the merges: with no control token outside
+ * of them, the ids are those of encode(special). */
+mlxd_err mlxd_tokenizer_encode_spans(const mlxd_tokenizer *t, mlxd_slice text,
+                                     const mlxd_span *trusted, size_t n_trusted, size_t tokens_max,
+                                     mlxd_tokens *out, mlxd_why *why) MLXD_MUST_CHECK;
+
 /* Streaming decode: bytes of tokens in, whole UTF-8 characters out. At most 3 bytes are held back;
  * bytes that can never become a character turn into U+FFFD, exactly as a one-shot decode of the
  * same tokens (maximal-subpart replacement) would show them. */

@@ -25,7 +25,8 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMMANDS = {"RUN": "run", "SERVE": "serve", "WORKER": "worker", "PLAN": "plan", "BENCH": "bench",
-            "CERTS": "certs", "HEALTH": "healthcheck", "MLXD_CMD_VERSION": "version"}
+            "CERTS": "certs", "TEMPLATE": "template", "HEALTH": "healthcheck",
+            "MLXD_CMD_VERSION": "version"}
 MAN1, MAN5 = "docs/man/mlxd.1", "docs/man/mlxd.yaml.5"
 EXAMPLE = "docs/mlxd.yaml.example"
 GUIDES = ("README.md", "ARCHITECTURE.md", "docs/configuration.md", "docs/api.md",

@@ -10,6 +10,7 @@ own entry of index.json:
     tiny     tiny-*.gguf, tiny-*.tokens.json, tiny-*.logits.bin, tiny-*.design.bin
     tokens   tokenizer.json.gz, tiny-gpt2.tokenizer.json
     chat     chat.json
+    templates  templates.json (needs no model)
     greedy   greedy.json
     corpus   corpus.tokens.json, corpus.top128.bin
 """
@@ -25,6 +26,7 @@ STEPS = {
     "tiny": "step_tiny",
     "tokens": "step_tokens",
     "chat": "step_chat",
+    "templates": "step_templates",
     "greedy": "step_greedy",
     "corpus": "step_corpus",
 }
