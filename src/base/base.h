@@ -105,6 +105,15 @@ MLXD_MUST_CHECK static inline bool mlxd_add_u64(uint64_t a, uint64_t b, uint64_t
 MLXD_MUST_CHECK static inline bool mlxd_mul_u64(uint64_t a, uint64_t b, uint64_t *out) {
     return !__builtin_mul_overflow(a, b, out);
 }
+MLXD_MUST_CHECK static inline bool mlxd_add_i64(int64_t a, int64_t b, int64_t *out) {
+    return !__builtin_add_overflow(a, b, out);
+}
+MLXD_MUST_CHECK static inline bool mlxd_sub_i64(int64_t a, int64_t b, int64_t *out) {
+    return !__builtin_sub_overflow(a, b, out);
+}
+MLXD_MUST_CHECK static inline bool mlxd_mul_i64(int64_t a, int64_t b, int64_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
 /* Rounds up to a power of two `align`. */
 MLXD_MUST_CHECK static inline bool mlxd_align_u64(uint64_t v, uint64_t align, uint64_t *out) {
     if (!mlxd_add_u64(v, align - 1, out))

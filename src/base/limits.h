@@ -43,7 +43,10 @@
 #define MLXD_LIMIT_PATTERN_BYTES 16384         /* a regular expression in it */
 #define MLXD_LIMIT_CONTEXT (16u << 20)         /* positions of one session */
 #define MLXD_LIMIT_TEMPLATE_BYTES (1u << 20)
-#define MLXD_LIMIT_TEXT_BYTES (64u << 20) /* one text to tokenize */
+#define MLXD_LIMIT_TEMPLATE_NODES (64u << 10)   /* of the tree of one template */
+#define MLXD_LIMIT_TEMPLATE_STEPS (16u << 20)   /* of one render */
+#define MLXD_LIMIT_TEMPLATE_MEMORY (256u << 20) /* of one render, bytes */
+#define MLXD_LIMIT_TEXT_BYTES (64u << 20)       /* one text to tokenize */
 
 /* ---- the hub and its cache ---- */
 #define MLXD_HUB_COMMIT 40      /* digits of a commit: not a limit, but its only length */

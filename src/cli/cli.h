@@ -22,6 +22,7 @@ int mlxd_cmd_pull(const mlxd_options *o);
 int mlxd_cmd_ls(const mlxd_options *o);
 int mlxd_cmd_rm(const mlxd_options *o);
 int mlxd_cmd_inspect(const mlxd_options *o);
+int mlxd_cmd_template(const mlxd_options *o);
 int mlxd_cmd_certs(const mlxd_options *o);
 int mlxd_cmd_healthcheck(const mlxd_options *o);
 int mlxd_cmd_version(const mlxd_options *o);

@@ -54,10 +54,14 @@ static mlxd_err encode(struct run *run, mlxd_slice text, mlxd_why *why) {
     mlxd_chat_message messages[2];
     size_t n = 0;
     if (o->system[0])
-        messages[n++] = (mlxd_chat_message){mlxd_slice_str("system"), mlxd_slice_str(o->system)};
-    messages[n++] = (mlxd_chat_message){mlxd_slice_str("user"), text};
-    return mlxd_chat_encode(h->chat, h->tokenizer, messages, n, run->local.context, &run->prompt,
-                            why);
+        messages[n++] = (mlxd_chat_message){.role = mlxd_slice_str("system"),
+                                            .content = mlxd_slice_str(o->system)};
+    messages[n++] = (mlxd_chat_message){.role = mlxd_slice_str("user"), .content = text};
+    mlxd_chat_input in = {.list = messages,
+                          .n_list = n,
+                          .add_generation_prompt = true,
+                          .now_s = (int64_t)(mlxd_clock_wall_ns() / MLXD_NS_PER_S)};
+    return mlxd_chat_encode(h->chat, h->tokenizer, &in, run->local.context, &run->prompt, why);
 }
 
 static mlxd_err make_prompt(struct run *run, mlxd_why *why) {

@@ -89,29 +89,34 @@ static size_t next_turn(const mlxd_conversation *c, size_t first) {
 }
 
 /* The system message, if there is one, and the messages from `first` on. */
-static mlxd_err encode_from(const mlxd_conversation *c, size_t first, const mlxd_chat *chat,
-                            const mlxd_tokenizer *t, size_t tokens_max, mlxd_tokens *out,
+static mlxd_err encode_from(const mlxd_conversation *c, size_t first,
+                            const mlxd_conversation_form *form, size_t tokens_max, mlxd_tokens *out,
                             mlxd_why *why) {
-    mlxd_chat_message *messages = mlxd_mem_new(c->count, sizeof *messages);
-    size_t n = 0;
-    if (!messages)
+    mlxd_chat_message *list = mlxd_mem_new(c->count, sizeof *list);
+    mlxd_chat_input in = {.list = list, .add_generation_prompt = true, .now_s = form->now_s};
+    if (!list)
         return mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
-    for (size_t i = 0; i < c->count; i++)
-        if (i >= first || c->messages[i].role == MLXD_ROLE_SYSTEM)
-            messages[n++] =
-                (mlxd_chat_message){.role = mlxd_slice_str(role_names[c->messages[i].role]),
-                                    .content = slice_of(&c->messages[i].content)};
+    for (size_t i = 0; i < c->count; i++) {
+        const mlxd_message *m = &c->messages[i];
+        if (i >= first || m->role == MLXD_ROLE_SYSTEM)
+            list[in.n_list++] = (mlxd_chat_message){.role = mlxd_slice_str(role_names[m->role]),
+                                                    .content = slice_of(&m->content),
+                                                    .reasoning = slice_of(&m->reasoning)};
+    }
+    if (form->enable_thinking)
+        in.variables[in.n_variables++] =
+            (mlxd_chat_variable){"enable_thinking", form->enable_thinking};
     out->count = 0;
-    mlxd_err err = mlxd_chat_encode(chat, t, messages, n, tokens_max, out, why);
-    mlxd_mem_free(messages);
+    mlxd_err err = mlxd_chat_encode(form->chat, form->tokenizer, &in, tokens_max, out, why);
+    mlxd_mem_free(list);
     return err;
 }
 
-mlxd_err mlxd_conversation_encode(mlxd_conversation *c, const mlxd_chat *chat,
-                                  const mlxd_tokenizer *t, size_t tokens_max, mlxd_tokens *out,
-                                  size_t *dropped, mlxd_why *why) {
+mlxd_err mlxd_conversation_encode(mlxd_conversation *c, const mlxd_conversation_form *form,
+                                  size_t tokens_max, mlxd_tokens *out, size_t *dropped,
+                                  mlxd_why *why) {
     size_t oldest = mlxd_conversation_has_system(c), first = oldest, turns = 0;
-    mlxd_err err = encode_from(c, first, chat, t, tokens_max, out, why);
+    mlxd_err err = encode_from(c, first, form, tokens_max, out, why);
     *dropped = 0;
     while (err == MLXD_ERR_RANGE) {
         size_t next = next_turn(c, first);
@@ -119,7 +124,7 @@ mlxd_err mlxd_conversation_encode(mlxd_conversation *c, const mlxd_chat *chat,
             return err;
         first = next;
         turns++;
-        err = encode_from(c, first, chat, t, tokens_max, out, why);
+        err = encode_from(c, first, form, tokens_max, out, why);
     }
     if (err)
         return err;

@@ -36,13 +36,21 @@ mlxd_err mlxd_conversation_set_system(mlxd_conversation *c, mlxd_slice text) MLX
 /* Is the first message a system message? */
 bool mlxd_conversation_has_system(const mlxd_conversation *c);
 
+/* What makes a prompt of it; all lent. */
+typedef struct mlxd_conversation_form {
+    const mlxd_chat *chat;
+    const mlxd_tokenizer *tokenizer;
+    const mlxd_json *enable_thinking; /* NULL: as the template has it */
+    int64_t now_s;                    /* seconds since 1970 */
+} mlxd_conversation_form;
+
 /* Appends the ids of the conversation, as the template renders it, to `out`. While they are more
  * than `tokens_max`, the oldest turn (a user's message and what follows it, up to the next one) is
  * removed; *dropped counts them. The last turn and the system message stay: RANGE when these are
  * too long. After an error nothing was removed. */
-mlxd_err mlxd_conversation_encode(mlxd_conversation *c, const mlxd_chat *chat,
-                                  const mlxd_tokenizer *t, size_t tokens_max, mlxd_tokens *out,
-                                  size_t *dropped, mlxd_why *why) MLXD_MUST_CHECK;
+mlxd_err mlxd_conversation_encode(mlxd_conversation *c, const mlxd_conversation_form *form,
+                                  size_t tokens_max, mlxd_tokens *out, size_t *dropped,
+                                  mlxd_why *why) MLXD_MUST_CHECK;
 
 /* IO, NOMEM. An existing file is replaced. */
 mlxd_err mlxd_conversation_save(const mlxd_conversation *c, const char *path, const char *model,

@@ -72,6 +72,13 @@ static const mlxd_command commands[] = {
      "Family, quantization, sizes, context, tokenizer and template of a path or a name in the\n"
      "cache; whether this build runs it, and which context fits into the memory that is free.\n",
      mlxd_cmd_inspect},
+    {"template", MLXD_CMD_TEMPLATE, "show what a model's chat template makes of a conversation",
+     "mlxd template MODEL [--messages FILE] [--tools FILE] [--kwargs JSON] [options]\n\n"
+     "Renders a conversation with the chat template of the model, without loading its weights, "
+     "and\n"
+     "prints the text; on a terminal control tokens stand out. With --tokens a line for each\n"
+     "token, with --source the template itself.\n",
+     mlxd_cmd_template},
     {"certs", MLXD_CMD_CERTS, "make the cluster's CA and node certificates",
      "mlxd certs init [--certs DIR] [--cluster NAME]\n"
      "       mlxd certs node --device ID --role ROLE [--san NAME]... [--certs DIR]\n"

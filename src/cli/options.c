@@ -37,6 +37,7 @@ struct option {
 #define WORKER MLXD_CMD_WORKER
 #define PLAN MLXD_CMD_PLAN
 #define BENCH MLXD_CMD_BENCH
+#define TEMPLATE MLXD_CMD_TEMPLATE
 #define CERTS MLXD_CMD_CERTS
 #define HEALTH MLXD_CMD_HEALTHCHECK
 #define PULL MLXD_CMD_PULL
@@ -48,7 +49,7 @@ struct option {
 /* clang-format off */
 static const struct option options[] = {
     {"model", 'm', "MODEL", "MLXD_MODEL", "model.path",
-     TEXT, AT(model), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|INSPECT,
+     TEXT, AT(model), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|TEMPLATE|INSPECT,
      "model: a path, or a name like org/name:Q4_K_M; run and serve pull a name that is not here"},
     {"threads", 't', "N", "MLXD_THREADS", "compute.threads",
      UINT, AT(threads), 0, MLXD_LIMIT_THREADS, "0", RUN|SERVE|WORKER|PLAN,
@@ -193,6 +194,20 @@ static const struct option options[] = {
     {"no-warmup", 0, NULL, NULL, NULL, FLAG, AT(no_warmup), 0, 0, "", BENCH,
      "no run of each test before those that count"},
 
+    {"messages", 0, "FILE", NULL, NULL, TEXT, AT(messages), 0, 0, "", TEMPLATE,
+     "conversation: a JSON array of messages (- = standard input); default: a short sample"},
+    {"tools", 0, "FILE", NULL, NULL, TEXT, AT(tools), 0, 0, "", TEMPLATE,
+     "tools: a JSON array, as in a request"},
+    {"kwargs", 0, "JSON", NULL, NULL, TEXT, AT(kwargs), 0, 0, "", TEMPLATE,
+     "further variables of the template: a JSON object"},
+    {"no-generation-prompt", 0, NULL, NULL, NULL,
+     FLAG, AT(no_generation_prompt), 0, 0, "", TEMPLATE,
+     "end behind the last message, not where the answer begins"},
+    {"tokens", 0, NULL, NULL, NULL, FLAG, AT(tokens), 0, 0, "", TEMPLATE,
+     "print a line for each token: id, whether it is a control token, text"},
+    {"source", 0, NULL, NULL, NULL, FLAG, AT(source), 0, 0, "", TEMPLATE,
+     "print the template itself (with --tools the one for tools)"},
+
     {"cluster", 0, "NAME", NULL, NULL, TEXT, AT(cluster), 0, 0, "mlxd", CERTS,
      "name of the cluster in the certificates"},
     {"san", 0, "NAME", NULL, NULL, LIST, AT(hosts), 0, 0, "", CERTS,
@@ -221,7 +236,7 @@ static const struct option options[] = {
      "do not ask"},
 
     {"json", 0, NULL, NULL, NULL,
-     FLAG, AT(json), 0, 0, "", RUN|PLAN|CERTS|HEALTH|MLXD_CMD_VERSION|LS|RM|INSPECT,
+     FLAG, AT(json), 0, 0, "", RUN|PLAN|TEMPLATE|CERTS|HEALTH|MLXD_CMD_VERSION|LS|RM|INSPECT,
      "print one JSON object"},
     {"json", 0, NULL, NULL, NULL, FLAG, AT(json), 0, 0, "", PULL,
      "print what happens as JSON lines; the last one says \"done\" and the path"},
@@ -230,13 +245,13 @@ static const struct option options[] = {
     {"csv", 0, NULL, NULL, NULL, FLAG, AT(csv), 0, 0, "", BENCH,
      "print comma-separated values, a line for each test"},
     {"config", 0, "FILE", "MLXD_CONFIG", NULL,
-     TEXT, AT(config), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH,
+     TEXT, AT(config), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|TEMPLATE,
      "configuration file; default: mlxd.yaml in the working directory, when there is one"},
     {"log-level", 0, "LEVEL", "MLXD_LOG_LEVEL", "log.level",
-     TEXT, AT(log_level), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|PULL|INSPECT,
+     TEXT, AT(log_level), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|TEMPLATE|PULL|INSPECT,
      "error, warn, info or debug; default: info (serve, worker), warn (others)"},
     {"log-json", 0, NULL, "MLXD_LOG_JSON", "log.json",
-     FLAG, AT(log_json), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|PULL|INSPECT,
+     FLAG, AT(log_json), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|TEMPLATE|PULL|INSPECT,
      "log as JSON lines"},
     {"quiet", 'q', NULL, NULL, NULL,
      FLAG, AT(quiet), 0, 0, "", RUN|SERVE|WORKER|PLAN|BENCH|CERTS|PULL|RM,

@@ -20,10 +20,11 @@ enum {
     MLXD_CMD_LS = 1u << 9,
     MLXD_CMD_RM = 1u << 10,
     MLXD_CMD_INSPECT = 1u << 11,
-    MLXD_CMD_ALL = (1u << 12) - 1,
+    MLXD_CMD_TEMPLATE = 1u << 12,
+    MLXD_CMD_ALL = (1u << 13) - 1,
     /* Those whose first word that is no option is the model. */
     MLXD_CMD_MODEL = MLXD_CMD_RUN | MLXD_CMD_SERVE | MLXD_CMD_WORKER | MLXD_CMD_PLAN |
-                     MLXD_CMD_BENCH | MLXD_CMD_INSPECT,
+                     MLXD_CMD_BENCH | MLXD_CMD_TEMPLATE | MLXD_CMD_INSPECT,
 };
 
 #define MLXD_OPTION_LIST_MAX 64
@@ -85,6 +86,10 @@ typedef struct mlxd_options {
     mlxd_option_numbers prompt_lengths, gen_lengths, batches, depths, thread_counts;
     uint64_t repetitions;
     bool no_warmup, csv;
+    /* template */
+    const char *messages, *tools; /* paths of JSON files */
+    const char *kwargs;           /* JSON */
+    bool no_generation_prompt, tokens, source;
     /* certs */
     const char *cluster;
     mlxd_option_list hosts;

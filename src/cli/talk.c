@@ -105,8 +105,12 @@ static bool encode(mlxd_talk *c, mlxd_tokens *prompt) {
     const mlxd_host *h = &c->local->host;
     size_t dropped;
     mlxd_why why = {0};
-    mlxd_err err = mlxd_conversation_encode(&c->said, h->chat, h->tokenizer, prompt_max(c), prompt,
-                                            &dropped, &why);
+    mlxd_conversation_form form = {.chat = h->chat,
+                                   .tokenizer = h->tokenizer,
+                                   .enable_thinking =
+                                       c->thinking ? mlxd_json_root(c->thinking) : NULL,
+                                   .now_s = (int64_t)(mlxd_clock_wall_ns() / MLXD_NS_PER_S)};
+    mlxd_err err = mlxd_conversation_encode(&c->said, &form, prompt_max(c), prompt, &dropped, &why);
     if (dropped)
         mlxd_talk_say("(the context of %u tokens is full: the oldest %zu %s left out)",
                       c->local->context, dropped, dropped == 1 ? "turn is" : "turns are");
@@ -237,6 +241,7 @@ mlxd_err mlxd_talk_run(mlxd_local *l, mlxd_why *why) {
         err = talk(&c, line, why);
     mlxd_line_close(line);
     mlxd_request_close(c.last);
+    mlxd_json_close(c.thinking);
     mlxd_conversation_deinit(&c.said);
     mlxd_screen_deinit(&c.screen);
     return err;

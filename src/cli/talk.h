@@ -17,10 +17,11 @@ typedef struct mlxd_talk {
     mlxd_conversation said;
     mlxd_screen screen;
     mlxd_sampling sampling;
-    bool seeded;         /* sampling.seed is to be used; otherwise each answer has its own */
-    uint32_t max_tokens; /* of an answer; 0: what the context holds */
-    mlxd_request *last;  /* the last turn, whose KV is kept; NULL: none yet */
-    bool done;           /* the conversation is over */
+    bool seeded;             /* sampling.seed is to be used; otherwise each answer has its own */
+    uint32_t max_tokens;     /* of an answer; 0: what the context holds */
+    mlxd_json_doc *thinking; /* true or false, for the template; NULL: as the template has it */
+    mlxd_request *last;      /* the last turn, whose KV is kept; NULL: none yet */
+    bool done;               /* the conversation is over */
 } mlxd_talk;
 
 /* Talks until the user ends it. CANCELLED after SIGTERM; IO when standard output is gone. */

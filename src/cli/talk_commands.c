@@ -11,8 +11,8 @@
 
 typedef mlxd_err command_fn(mlxd_talk *c, const char *arg, mlxd_why *why);
 
-static command_fn do_clear, do_exit, do_help, do_load, do_regenerate, do_save, do_set, do_show,
-    do_system;
+static command_fn do_clear, do_exit, do_help, do_load, do_nothink, do_regenerate, do_save, do_set,
+    do_show, do_system, do_think;
 
 static const struct command {
     const char *name, *args, *help;
@@ -23,6 +23,9 @@ static const struct command {
     {"system", "[TEXT]", "set the system message, or show it; \"\" removes it", do_system},
     {"set", "[NAME VALUE]", "change a setting, or show all", do_set},
     {"show", "", "the model, the settings, how full the context is, how fast it was", do_show},
+    {"think", "", "let the model think before it answers, where its template has a switch",
+     do_think},
+    {"nothink", "", "let it answer at once", do_nothink},
     {"regenerate", "", "answer the last message again", do_regenerate},
     {"save", "FILE", "write the conversation into a file (JSON)", do_save},
     {"load", "FILE", "go on with a conversation from a file", do_load},
@@ -108,6 +111,36 @@ static mlxd_err do_system(mlxd_talk *c, const char *arg, mlxd_why *why) {
         else
             mlxd_talk_say(*text ? "(the system message is set)" : "(the system message is gone)");
     }
+    return MLXD_OK;
+}
+
+static void switch_thinking(mlxd_talk *c, bool on) {
+    mlxd_json_doc *doc;
+    mlxd_why why = {0};
+    if (!mlxd_chat_mentions(c->local->host.chat, "enable_thinking")) {
+        mlxd_talk_say("(this model's chat template has no switch for thinking)");
+        return;
+    }
+    if (mlxd_json_parse(&doc, mlxd_slice_str(on ? "true" : "false"), 0, &why)) {
+        mlxd_talk_say("%s", why.text);
+        return;
+    }
+    mlxd_json_close(c->thinking);
+    c->thinking = doc;
+    mlxd_talk_say(on ? "(it thinks before it answers)" : "(it answers at once)");
+}
+
+static mlxd_err do_think(mlxd_talk *c, const char *arg, mlxd_why *why) {
+    (void)arg;
+    (void)why;
+    switch_thinking(c, true);
+    return MLXD_OK;
+}
+
+static mlxd_err do_nothink(mlxd_talk *c, const char *arg, mlxd_why *why) {
+    (void)arg;
+    (void)why;
+    switch_thinking(c, false);
     return MLXD_OK;
 }
 
@@ -207,7 +240,6 @@ static mlxd_err do_show(mlxd_talk *c, const char *arg, mlxd_why *why) {
     (void)arg;
     (void)why;
     mlxd_talk_say("  %-20s %s", "model", c->local->o->model);
-    mlxd_talk_say("  %-20s %s", "chat template", mlxd_chat_name(h->chat));
     mlxd_talk_say("  %-20s %s", "reasoning", mlxd_reasoning_name(h->reasoning));
     mlxd_talk_say("  %-20s %s, %u threads", "computes with", h->kernels->isa,
                   mlxd_driver_threads(h->driver));

@@ -1,160 +1,202 @@
-/* chat.c - see chat.h.
- *
- * The known templates are written below as templates; they and the one in the file are read by
- * template.c, and must have the same items. The output DEFAULT_SYSTEM stands for any text.
- */
+/* chat.c - see chat.h: where templates come from, what form of messages they take, renders. */
 #include "model/chat.h"
 
-#include "format/utf8.h"
-#include "model/template.h"
+#include "model/chat_values.h"
+#include "model/jinja.h"
 
 #include <string.h>
 
 #define KEY "tokenizer.chat_template"
-#define ANY_TEXT "DEFAULT_SYSTEM"
-
-/* ---- known templates ---- */
-
-#define PROMPT_OFF                                                                                 \
-    "{% if not add_generation_prompt is defined %}"                                                \
-    "{% set add_generation_prompt = false %}{% endif %}"
-#define DEFAULT                                                                                    \
-    "{% if loop.first and messages[0]['role'] != 'system' %}"                                      \
-    "{{ '<|im_start|>system\\n' + " ANY_TEXT " + '<|im_end|>\\n' }}{% endif %}"
-#define FOR "{% for message in messages %}"
-#define TURNS                                                                                      \
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"        \
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-
-static const struct {
-    const char *name;
-    const char *text;
-} known[] = {
-    {"chatml", FOR TURNS},
-    {"chatml", FOR DEFAULT TURNS},
-    {"chatml", PROMPT_OFF FOR TURNS},
-    {"chatml", PROMPT_OFF FOR DEFAULT TURNS},
-};
-
-#define START "<|im_start|>"
-#define END "<|im_end|>"
 
 struct mlxd_chat {
-    const char *name;
-    bool has_default;
-    char *default_system; /* owned; NULL unless has_default */
-    size_t default_len;
+    mlxd_jinja *plain, *tool_use; /* tool_use NULL: plain does it all */
+    mlxd_chat_form form, tool_form;
+    mlxd_chat_token tokens[MLXD_CHAT_TOKENS_MAX]; /* texts are owned */
+    size_t n_tokens;
 };
 
-static bool contains(mlxd_slice s, const char *part) {
+/* ---- rendering ---- */
+
+static void set_or_none(mlxd_jinja_run *r, const char *name, const mlxd_json *v) {
+    if (v)
+        mlxd_jinja_set_json(r, name, v);
+    else
+        mlxd_jinja_set_none(r, name);
+}
+
+/* Names that a client's kwargs cannot take. */
+static bool is_reserved(const char *name) {
+    static const char *const names[] = {"messages", "tools", "documents", "add_generation_prompt"};
+    size_t len = strlen(name);
+    for (size_t i = 0; i < MLXD_COUNT_OF(names); i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return len > 6 && strcmp(name + len - 6, "_token") == 0;
+}
+
+static void set_variables(mlxd_jinja_run *r, const mlxd_chat *c, const mlxd_chat_input *in,
+                          const mlxd_chat_form *form) {
+    mlxd_slice key;
+    const mlxd_json *k = in->kwargs;
+    for (const mlxd_json *v = k ? mlxd_json_first(k, &key) : NULL; v;
+         v = mlxd_json_next(k, v, &key))
+        if (!is_reserved((const char *)key.data))
+            mlxd_jinja_set_json(r, (const char *)key.data, v);
+    for (size_t i = 0; i < in->n_variables; i++)
+        mlxd_jinja_set_json(r, in->variables[i].name, in->variables[i].value);
+    for (size_t i = 0; i < c->n_tokens; i++)
+        mlxd_jinja_set_str(r, c->tokens[i].name, c->tokens[i].text, true);
+    mlxd_chat_set_messages(r, in, form);
+    set_or_none(r, "tools", in->tools);
+    set_or_none(r, "documents", in->documents);
+    mlxd_jinja_set_bool(r, "add_generation_prompt", in->add_generation_prompt);
+}
+
+static mlxd_err render(const mlxd_chat *c, const mlxd_jinja *t, const mlxd_chat_form *form,
+                       const mlxd_chat_input *in, mlxd_chat_prompt *out, mlxd_why *why) {
+    mlxd_jinja_run *r;
+    *out = (mlxd_chat_prompt){0};
+    mlxd_err err = mlxd_jinja_begin(&r, t, in->now_s, why);
+    if (err)
+        return err;
+    set_variables(r, c, in, form);
+    err = mlxd_jinja_render(r, &out->text, &out->trusted, &out->n_trusted, why);
+    if (err)
+        mlxd_jinja_end(r);
+    else
+        out->owned = r;
+    return err;
+}
+
+static bool has_tools(const mlxd_chat_input *in) {
+    return in->tools && mlxd_json_count(in->tools) > 0;
+}
+
+mlxd_err mlxd_chat_render(const mlxd_chat *c, const mlxd_chat_input *in, mlxd_chat_prompt *out,
+                          mlxd_why *why) {
+    MLXD_ASSERT(c && in && out);
+    bool tools = c->tool_use && has_tools(in);
+    return render(c, tools ? c->tool_use : c->plain, tools ? &c->tool_form : &c->form, in, out,
+                  why);
+}
+
+void mlxd_chat_prompt_deinit(mlxd_chat_prompt *p) {
+    mlxd_jinja_end(p->owned);
+    *p = (mlxd_chat_prompt){0};
+}
+
+mlxd_err mlxd_chat_prompt_encode(const mlxd_chat_prompt *p, const mlxd_tokenizer *t,
+                                 size_t tokens_max, mlxd_tokens *out, mlxd_why *why) {
+    MLXD_ASSERT(p && t && out);
+    mlxd_text_range *plain = mlxd_mem_new(p->n_trusted + 1, sizeof *plain);
+    if (!plain)
+        return mlxd_fail(why, MLXD_ERR_NOMEM, "no memory for the prompt");
+    size_t n = 0, at = 0;
+    for (size_t i = 0; i <= p->n_trusted; i++) {
+        size_t end = i < p->n_trusted ? p->trusted[i].start : p->text.len;
+        if (end > at)
+            plain[n++] = (mlxd_text_range){at, end};
+        at = i < p->n_trusted ? p->trusted[i].end : end;
+    }
+    mlxd_err err = mlxd_tokenizer_encode_parts(t, p->text, plain, n, tokens_max, out, why);
+    mlxd_mem_free(plain);
+    return err;
+}
+
+mlxd_err mlxd_chat_encode(const mlxd_chat *c, const mlxd_tokenizer *t, const mlxd_chat_input *in,
+                          size_t tokens_max, mlxd_tokens *out, mlxd_why *why) {
+    mlxd_chat_prompt p;
+    mlxd_err err = mlxd_chat_render(c, in, &p, why);
+    if (err)
+        return err;
+    err = mlxd_chat_prompt_encode(&p, t, tokens_max, out, why);
+    mlxd_chat_prompt_deinit(&p);
+    return err;
+}
+
+/* ---- which form a template takes ---- */
+
+#define CALL(arguments)                                                                            \
+    "{\"id\":\"call00001\",\"type\":\"function\",\"function\":{\"name\":\"f\","                    \
+    "\"arguments\":" arguments "}}"
+#define CALLED(content, arguments)                                                                 \
+    "[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":" content          \
+    ",\"tool_calls\":[" CALL(arguments) "]},{\"role\":\"tool\",\"name\":\"f\",\"tool_call_id\":"   \
+                                        "\"call00001\",\"content\":\"r\"}]"
+
+static bool contains(mlxd_slice text, const char *part) {
     size_t n = strlen(part);
-    for (size_t i = 0; i + n <= s.len; i++)
-        if (memcmp(s.data + i, part, n) == 0)
+    for (size_t i = 0; i + n <= text.len; i++)
+        if (memcmp(text.data + i, part, n) == 0)
             return true;
     return false;
 }
 
-/* Is `text` before + something + after? The something goes to *middle. */
-static bool split_text(mlxd_slice text, mlxd_slice before, mlxd_slice after, mlxd_slice *middle) {
-    if (text.len < before.len + after.len)
-        return false;
-    *middle = (mlxd_slice){text.data + before.len, text.len - before.len - after.len};
-    mlxd_slice head = {text.data, before.len};
-    mlxd_slice tail = {middle->data + middle->len, after.len};
-    /* "<|" would be a control token, or part of the structure. */
-    return mlxd_slice_eq(head, before) && mlxd_slice_eq(tail, after) && !contains(*middle, "<|");
+/* Does the conversation, given as it is, render to a text with `with` and without `without`? */
+static bool probe(const mlxd_chat *c, const mlxd_jinja *t, const char *messages, const char *with,
+                  const char *without) {
+    static const mlxd_chat_form as_it_is = {.parts = true, .null_content = true, .developer = true};
+    mlxd_json_doc *doc;
+    mlxd_chat_prompt p;
+    if (mlxd_json_parse(&doc, mlxd_slice_str(messages), MLXD_LIMIT_JSON_DEPTH, NULL))
+        return false; /* no memory */
+    mlxd_chat_input in = {.messages = mlxd_json_root(doc), .add_generation_prompt = true};
+    mlxd_err err = render(c, t, &as_it_is, &in, &p, NULL);
+    bool good = !err && contains(p.text, with) && !contains(p.text, without);
+    if (!err)
+        mlxd_chat_prompt_deinit(&p);
+    mlxd_json_close(doc);
+    return good;
 }
 
-/* Does `found` have the items of `pattern`? *any is what stood in the place of ANY_TEXT; its data
- * is NULL when the pattern has none. */
-static bool match(const mlxd_template *pattern, const mlxd_template *found, mlxd_slice *any) {
-    *any = (mlxd_slice){0};
-    size_t f = 0;
-    for (size_t p = 0; p < pattern->count; p++, f++) {
-        if (f == found->count || pattern->items[p].kind != found->items[f].kind)
-            return false;
-        bool wild = p + 2 < pattern->count && pattern->items[p + 1].kind == MLXD_TEMPLATE_VALUE &&
-                    mlxd_slice_eq(mlxd_template_text(pattern, p + 1), mlxd_slice_str(ANY_TEXT));
-        mlxd_slice wanted = mlxd_template_text(pattern, p), text = mlxd_template_text(found, f);
-        if (wild) {
-            if (!split_text(text, wanted, mlxd_template_text(pattern, p + 2), any))
-                return false;
-            p += 2;
-        } else if (!mlxd_slice_eq(wanted, text)) {
-            return false;
-        }
+static mlxd_chat_form find_form(const mlxd_chat *c, const mlxd_jinja *t) {
+    mlxd_chat_form form = {.developer = mlxd_jinja_mentions(t, "developer")};
+    form.parts =
+        probe(c, t, "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"MARK\"}]}]",
+              "MARK", "'type'");
+    form.only_parts =
+        form.parts && !probe(c, t, "[{\"role\":\"user\",\"content\":\"MARK\"}]", "MARK", "\1");
+    form.null_content = probe(c, t, CALLED("null", "{\"k\":\"MARK\"}"), "", "None");
+    /* An object that is printed as Python prints one was meant to be a text. */
+    form.text_arguments = probe(c, t, CALLED("\"\"", "{\"k\":\"MARK\"}"), "{'k': 'MARK'}", "\1");
+    return form;
+}
+
+/* ---- open ---- */
+
+static mlxd_err copy_tokens(mlxd_chat *c, const mlxd_chat_source *source, mlxd_why *why) {
+    for (size_t i = 0; i < source->n_tokens; i++) {
+        mlxd_slice text = source->tokens[i].text;
+        char *copy = mlxd_mem_dup(text.data, text.len);
+        if (!copy)
+            return mlxd_fail(why, MLXD_ERR_NOMEM, "no memory for the chat template");
+        c->tokens[c->n_tokens++] =
+            (mlxd_chat_token){source->tokens[i].name, {(const uint8_t *)copy, text.len}};
     }
-    return f == found->count;
+    return MLXD_OK;
 }
 
-/* Fills in `c`; UNSUPPORTED when no known template has the items of `found`. */
-static mlxd_err recognise(mlxd_chat *c, const mlxd_template *found) {
-    for (size_t i = 0; i < MLXD_COUNT_OF(known); i++) {
-        mlxd_template pattern;
-        mlxd_slice any = {0};
-        mlxd_err err = mlxd_template_init(&pattern, mlxd_slice_str(known[i].text));
-        bool same = !err && match(&pattern, found, &any);
-        mlxd_template_deinit(&pattern);
-        if (err) {
-            MLXD_ASSERT(err == MLXD_ERR_NOMEM); /* the table is readable */
-            return err;
-        }
-        if (!same)
-            continue;
-        c->name = known[i].name;
-        c->has_default = any.data != NULL;
-        if (c->has_default) {
-            c->default_system = mlxd_mem_dup(any.data, any.len);
-            if (!c->default_system)
-                return MLXD_ERR_NOMEM;
-            c->default_len = any.len;
-        }
-        return MLXD_OK;
-    }
-    return MLXD_ERR_UNSUPPORTED;
-}
-
-static mlxd_err refuse(mlxd_slice source, mlxd_why *why) {
-    size_t start = 0, len = 0;
-    while (start < source.len && (source.data[start] == '\n' || source.data[start] == '\r'))
-        start++;
-    while (start + len < source.len && source.data[start + len] != '\n' && len < 120)
-        len++;
-    while (start + len < source.len && (source.data[start + len] & 0xc0) == 0x80)
-        len--; /* not within a character */
-    return mlxd_fail(why, MLXD_ERR_UNSUPPORTED,
-                     KEY ": this template is not known (known: chatml); it begins: %.*s", (int)len,
-                     source.len ? (const char *)source.data + start : "");
-}
-
-mlxd_err mlxd_chat_open(mlxd_chat **out, const mlxd_gguf *g, mlxd_why *why) {
-    MLXD_ASSERT(out && g);
+mlxd_err mlxd_chat_open(mlxd_chat **out, const mlxd_chat_source *source, mlxd_why *why) {
+    MLXD_ASSERT(out && source && source->n_tokens <= MLXD_CHAT_TOKENS_MAX);
     *out = NULL;
-    mlxd_slice source;
-    mlxd_err err = mlxd_gguf_get_str(g, KEY, &source, why);
-    if (err == MLXD_ERR_NOTFOUND)
-        return mlxd_fail(why, err, "the model has no " KEY ": only raw prompts are possible");
-    if (err)
-        return err;
-    if (source.len > MLXD_LIMIT_TEMPLATE_BYTES)
-        return mlxd_fail(why, MLXD_ERR_DATA, KEY ": %zu bytes, limit %u", source.len,
-                         MLXD_LIMIT_TEMPLATE_BYTES);
-    if (mlxd_utf8_check(source) != source.len)
-        return mlxd_fail(why, MLXD_ERR_DATA, KEY ": byte %zu is not UTF-8",
-                         mlxd_utf8_check(source));
+    if (!source->text.data)
+        return mlxd_fail(why, MLXD_ERR_NOTFOUND,
+                         "the model has no chat template: only raw prompts are possible");
     mlxd_chat *c = mlxd_mem_new(1, sizeof *c);
     if (!c)
         return mlxd_fail(why, MLXD_ERR_NOMEM, "no memory for the chat template");
-    mlxd_template found;
-    err = mlxd_template_init(&found, source);
+    mlxd_err err = copy_tokens(c, source, why);
     if (!err)
-        err = recognise(c, &found);
-    mlxd_template_deinit(&found);
+        err = mlxd_jinja_open(&c->plain, source->text, why);
+    if (!err && source->tool_use.data)
+        err = mlxd_jinja_open(&c->tool_use, source->tool_use, why);
     if (err) {
         mlxd_chat_close(c);
-        return err == MLXD_ERR_UNSUPPORTED ? refuse(source, why)
-                                           : mlxd_fail(why, err, "no memory for the chat template");
+        return err;
     }
+    c->form = find_form(c, c->plain);
+    if (c->tool_use)
+        c->tool_form = find_form(c, c->tool_use);
     *out = c;
     return MLXD_OK;
 }
@@ -162,112 +204,130 @@ mlxd_err mlxd_chat_open(mlxd_chat **out, const mlxd_gguf *g, mlxd_why *why) {
 void mlxd_chat_close(mlxd_chat *c) {
     if (!c)
         return;
-    mlxd_mem_free(c->default_system);
+    mlxd_jinja_close(c->plain);
+    mlxd_jinja_close(c->tool_use);
+    for (size_t i = 0; i < c->n_tokens; i++)
+        mlxd_mem_free((void *)(uintptr_t)c->tokens[i].text.data);
     mlxd_mem_free(c);
 }
 
-const char *mlxd_chat_name(const mlxd_chat *c) {
-    return c->name;
+mlxd_slice mlxd_chat_template(const mlxd_chat *c, bool tools) {
+    return mlxd_jinja_source(tools && c->tool_use ? c->tool_use : c->plain);
 }
 
-mlxd_slice mlxd_chat_default_system(const mlxd_chat *c) {
-    return (mlxd_slice){(const uint8_t *)c->default_system, c->default_len};
+bool mlxd_chat_mentions(const mlxd_chat *c, const char *name) {
+    return mlxd_jinja_mentions(c->plain, name) ||
+           (c->tool_use && mlxd_jinja_mentions(c->tool_use, name));
 }
 
-/* ---- rendering ---- */
+/* ---- GGUF ---- */
 
-/* Where a prompt goes: all of it to `text`; or, with a tokenizer, as tokens to `out`, and `text`
- * holds the plain text since the last control token. */
-typedef struct writer {
-    mlxd_buf *text;
-    const mlxd_tokenizer *tokenizer; /* NULL: render only */
-    mlxd_tokens *out;
-    size_t tokens_max;
-    mlxd_err err; /* sticky */
-    mlxd_why *why;
-} writer;
-
-static void put(writer *w, mlxd_slice text) {
-    if (!w->err)
-        mlxd_buf_add(w->text, text.data, text.len);
+static void add_token(mlxd_chat_source *s, const char *name, mlxd_slice text) {
+    if (text.len > 0 && s->n_tokens < MLXD_CHAT_TOKENS_MAX)
+        s->tokens[s->n_tokens++] = (mlxd_chat_token){name, text};
 }
 
-/* Tokenizes the plain text that was collected. */
-static void flush(writer *w) {
-    if (!w->err && w->text->failed)
-        w->err = mlxd_fail(w->why, MLXD_ERR_NOMEM, "no memory for the prompt");
-    if (w->err || !w->tokenizer)
-        return;
-    w->err = mlxd_tokenizer_encode(w->tokenizer, (mlxd_slice){w->text->data, w->text->len}, false,
-                                   w->tokens_max, w->out, w->why);
-    mlxd_buf_clear(w->text);
-}
-
-/* A control token of the template. In a vocabulary that does not have it as one it is plain text,
- * as it would be in the whole rendered text. */
-static void put_control(writer *w, const char *text) {
-    int32_t id = w->tokenizer ? mlxd_tokenizer_find(w->tokenizer, mlxd_slice_str(text)) : -1;
-    if (id < 0 || !mlxd_tokenizer_is_control(w->tokenizer, id)) {
-        put(w, mlxd_slice_str(text));
-        return;
+mlxd_err mlxd_chat_open_gguf(mlxd_chat **out, const mlxd_gguf *g, const mlxd_tokenizer *t,
+                             mlxd_why *why) {
+    static const struct {
+        const char *name, *key;
+    } ids[] = {
+        {"bos_token", "tokenizer.ggml.bos_token_id"},
+        {"eos_token", "tokenizer.ggml.eos_token_id"},
+        {"unk_token", "tokenizer.ggml.unknown_token_id"},
+        {"pad_token", "tokenizer.ggml.padding_token_id"},
+        {"sep_token", "tokenizer.ggml.seperator_token_id"},
+    };
+    MLXD_ASSERT(out && g && t);
+    mlxd_chat_source s = {0};
+    *out = NULL;
+    mlxd_err err = mlxd_gguf_get_str(g, KEY, &s.text, why);
+    if (err == MLXD_ERR_NOTFOUND)
+        return mlxd_fail(why, err, "the model has no " KEY ": only raw prompts are possible");
+    if (!err && mlxd_gguf_has(g, KEY ".tool_use"))
+        err = mlxd_gguf_get_str(g, KEY ".tool_use", &s.tool_use, why);
+    if (err)
+        return err;
+    if (!s.text.data)
+        s.text = mlxd_slice_str("");
+    for (size_t i = 0; i < MLXD_COUNT_OF(ids); i++) {
+        uint64_t id;
+        if (mlxd_gguf_has(g, ids[i].key) && !mlxd_gguf_get_u64(g, ids[i].key, &id, NULL) &&
+            id < mlxd_tokenizer_vocab(t))
+            add_token(&s, ids[i].name, mlxd_tokenizer_bytes(t, (int32_t)id));
     }
-    flush(w);
-    if (!w->err)
-        w->err = mlxd_tokens_add(w->out, id, w->tokens_max);
-    if (w->err == MLXD_ERR_RANGE)
-        w->err = mlxd_fail(w->why, w->err, "the prompt has more than %zu tokens", w->tokens_max);
+    return mlxd_chat_open(out, &s, why);
 }
 
-static void put_message(writer *w, mlxd_slice role, mlxd_slice content) {
-    put_control(w, START);
-    put(w, role);
-    put(w, mlxd_slice_str("\n"));
-    put(w, content);
-    put_control(w, END);
-    put(w, mlxd_slice_str("\n"));
+/* ---- tokenizer_config.json ---- */
+
+/* A string, or an object whose "content" is one. */
+static void read_token(mlxd_chat_source *s, const mlxd_json *root, const char *name) {
+    const mlxd_json *v = mlxd_json_find(root, name);
+    mlxd_slice text;
+    if (v && mlxd_json_get_kind(v) == MLXD_JSON_OBJECT)
+        v = mlxd_json_find(v, "content");
+    if (v && !mlxd_json_get_str(v, &text))
+        add_token(s, name, text);
 }
 
-static mlxd_err check_message(const mlxd_chat_message *m, size_t index, mlxd_why *why) {
-    size_t role = mlxd_utf8_check(m->role), content = mlxd_utf8_check(m->content);
-    if (role == m->role.len && content == m->content.len)
+/* An element of a list of templates: an object with name and template. */
+static mlxd_err read_named(mlxd_chat_source *s, const mlxd_json *v, mlxd_why *why) {
+    mlxd_slice text;
+    bool object = mlxd_json_get_kind(v) == MLXD_JSON_OBJECT;
+    const mlxd_json *name = object ? mlxd_json_find(v, "name") : NULL;
+    const mlxd_json *source = object ? mlxd_json_find(v, "template") : NULL;
+    if (!name || !source || mlxd_json_get_str(source, &text))
+        return mlxd_fail(why, MLXD_ERR_DATA,
+                         "tokenizer_config.json: chat_template: expected objects with name and "
+                         "template");
+    if (mlxd_json_is_str(name, "default"))
+        s->text = text;
+    else if (mlxd_json_is_str(name, "tool_use"))
+        s->tool_use = text;
+    return MLXD_OK;
+}
+
+static mlxd_err read_template(mlxd_chat_source *s, const mlxd_json *v, mlxd_why *why) {
+    mlxd_err err = MLXD_OK;
+    if (!v || mlxd_json_get_kind(v) == MLXD_JSON_NULL || !mlxd_json_get_str(v, &s->text))
         return MLXD_OK;
-    bool in_role = role != m->role.len;
-    return mlxd_fail(why, MLXD_ERR_INVALID, "message %zu: %s is not UTF-8 at byte %zu", index,
-                     in_role ? "role" : "content", in_role ? role : content);
+    if (mlxd_json_get_kind(v) != MLXD_JSON_ARRAY)
+        return mlxd_fail(why, MLXD_ERR_DATA,
+                         "tokenizer_config.json: chat_template: expected a string or a list, got "
+                         "%s",
+                         mlxd_json_kind_name(mlxd_json_get_kind(v)));
+    for (const mlxd_json *e = mlxd_json_first(v, NULL); e && !err; e = mlxd_json_next(v, e, NULL))
+        err = read_named(s, e, why);
+    if (!s->text.data)
+        s->text = s->tool_use;
+    return err;
 }
 
-static mlxd_err write_prompt(const mlxd_chat *c, const mlxd_chat_message *messages, size_t count,
-                             bool add_generation_prompt, writer *w) {
-    mlxd_slice system = mlxd_slice_str("system");
-    for (size_t i = 0; i < count && !w->err; i++) {
-        w->err = check_message(&messages[i], i, w->why);
-        if (i == 0 && c->has_default && !mlxd_slice_eq(messages[0].role, system))
-            put_message(w, system, mlxd_chat_default_system(c));
-        put_message(w, messages[i].role, messages[i].content);
+static mlxd_err read_config(mlxd_chat_source *s, const mlxd_json *root, mlxd_why *why) {
+    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "pad_token",
+                                        "sep_token", "cls_token", "mask_token"};
+    if (mlxd_json_get_kind(root) != MLXD_JSON_OBJECT)
+        return mlxd_fail(why, MLXD_ERR_DATA, "tokenizer_config.json: expected an object");
+    for (size_t i = 0; i < MLXD_COUNT_OF(names); i++)
+        read_token(s, root, names[i]);
+    return s->text.data ? MLXD_OK : read_template(s, mlxd_json_find(root, "chat_template"), why);
+}
+
+mlxd_err mlxd_chat_open_files(mlxd_chat **out, mlxd_slice jinja, mlxd_slice config, mlxd_why *why) {
+    mlxd_chat_source s = {.text = jinja};
+    mlxd_json_doc *doc = NULL;
+    mlxd_err err = MLXD_OK;
+    MLXD_ASSERT(out);
+    *out = NULL;
+    if (config.data) {
+        err = mlxd_json_parse(&doc, config, MLXD_LIMIT_JSON_DEPTH, why);
+        if (err)
+            return mlxd_fail_in(why, err, "tokenizer_config.json");
+        err = read_config(&s, mlxd_json_root(doc), why);
     }
-    if (add_generation_prompt) {
-        put_control(w, START);
-        put(w, mlxd_slice_str("assistant\n"));
-    }
-    flush(w);
-    return w->err;
-}
-
-mlxd_err mlxd_chat_render(const mlxd_chat *c, const mlxd_chat_message *messages, size_t count,
-                          bool add_generation_prompt, mlxd_buf *out, mlxd_why *why) {
-    MLXD_ASSERT(c && out && (messages || count == 0));
-    writer w = {.text = out, .why = why};
-    return write_prompt(c, messages, count, add_generation_prompt, &w);
-}
-
-mlxd_err mlxd_chat_encode(const mlxd_chat *c, const mlxd_tokenizer *t,
-                          const mlxd_chat_message *messages, size_t count, size_t tokens_max,
-                          mlxd_tokens *out, mlxd_why *why) {
-    MLXD_ASSERT(c && t && out && (messages || count == 0));
-    mlxd_buf run;
-    mlxd_buf_init(&run, 0);
-    writer w = {.text = &run, .tokenizer = t, .out = out, .tokens_max = tokens_max, .why = why};
-    mlxd_err err = write_prompt(c, messages, count, true, &w);
-    mlxd_buf_deinit(&run);
+    if (!err)
+        err = mlxd_chat_open(out, &s, why);
+    mlxd_json_close(doc);
     return err;
 }

@@ -22,8 +22,9 @@ enum type {
 
 typedef bool read_fn(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r);
 
-static read_fn read_bias, read_format, read_messages, read_mlxd, read_modalities, read_model,
-    read_prompt, read_reasoning, read_seed, read_stop, read_stream_options;
+static read_fn read_bias, read_documents, read_effort, read_format, read_kwargs, read_messages,
+    read_mlxd, read_modalities, read_model, read_prompt, read_reasoning, read_seed, read_stop,
+    read_stream_options, read_thinking, read_tool_choice, read_tools;
 
 #define BOTH (MLXD_API_CHAT | MLXD_API_TEXT)
 #define CHAT MLXD_API_CHAT
@@ -62,6 +63,13 @@ static const struct field {
     {"logprobs", CHAT, BOOL, AT(sampling.logprobs), 0, 1, 0, NULL},
     {"top_logprobs", CHAT, INTEGER, AT(top_logprobs), 0, MLXD_LIMIT_TOP_LOGPROBS, 0, NULL},
     {"reasoning_format", CHAT, CUSTOM, 0, 0, 0, 0, read_reasoning},
+    /* what the chat template gets */
+    {"tools", CHAT, CUSTOM, 0, 0, 0, 0, read_tools},
+    {"tool_choice", CHAT, CUSTOM, 0, 0, 0, 0, read_tool_choice},
+    {"documents", CHAT, CUSTOM, 0, 0, 0, 0, read_documents},
+    {"enable_thinking", CHAT, CUSTOM, 0, 0, 0, 0, read_thinking},
+    {"reasoning_effort", CHAT, CUSTOM, 0, 0, 0, 0, read_effort},
+    {"chat_template_kwargs", CHAT, CUSTOM, 0, 0, 0, 0, read_kwargs},
     {"strict_fields", BOTH, BOOL, AT(strict_fields), 0, 1, 0, NULL},
     {"mlxd", BOTH, CUSTOM, 0, 0, 0, 0, read_mlxd},
     /* what changes nothing here */
@@ -79,11 +87,8 @@ static const struct field {
     {"response_format", BOTH, CUSTOM, 0, 0, 0, 0, read_format},
     {"modalities", CHAT, CUSTOM, 0, 0, 0, 0, read_modalities},
     {"audio", CHAT, ONLY_NULL, 0, 0, 0, 0, NULL},
-    {"tools", CHAT, ONLY_EMPTY, 0, 0, 0, 0, NULL},
-    {"tool_choice", CHAT, ONLY_NONE, 0, 0, 0, 0, NULL},
     {"functions", CHAT, ONLY_EMPTY, 0, 0, 0, 0, NULL},
     {"function_call", CHAT, ONLY_NONE, 0, 0, 0, 0, NULL},
-    {"reasoning_effort", CHAT, ONLY_NONE, 0, 0, 0, 0, NULL},
     {"web_search_options", CHAT, ONLY_NULL, 0, 0, 0, 0, NULL},
     {"logprobs", TEXT, ONLY_NULL, 0, 0, 0, 0, NULL},
     {"echo", TEXT, ONLY_FALSE, 0, 0, 0, 0, NULL},
@@ -92,7 +97,7 @@ static const struct field {
     {"return_token_ids", BOTH, ONLY_FALSE, 0, 0, 0, 0, NULL},
     /* templates, grammars and expressions are never taken from a client */
     {"chat_template", BOTH, ONLY_NULL, 0, 0, 0, 0, NULL},
-    {"chat_template_kwargs", BOTH, ONLY_EMPTY, 0, 0, 0, 0, NULL},
+    {"chat_template_kwargs", TEXT, ONLY_EMPTY, 0, 0, 0, 0, NULL},
     {"grammar", BOTH, ONLY_EMPTY, 0, 0, 0, 0, NULL},
     {"json_schema", BOTH, ONLY_EMPTY, 0, 0, 0, 0, NULL},
     {"structured_outputs", BOTH, ONLY_NULL, 0, 0, 0, 0, NULL},
@@ -114,6 +119,10 @@ static bool wrong_type(const char *name, const char *expected, const mlxd_json *
                        mlxd_api_refusal *r) {
     return mlxd_api_refuse(r, 400, "invalid_type", name, "%s: expected %s, got %s", name, expected,
                            kind_name(v));
+}
+
+static bool unsupported(const char *name, const char *what, mlxd_api_refusal *r) {
+    return mlxd_api_refuse(r, 400, "unsupported_parameter", name, "%s: %s", name, what);
 }
 
 static bool is_null(const mlxd_json *v) {
@@ -276,8 +285,62 @@ static bool read_bias(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *
     return true;
 }
 
-static bool unsupported(const char *name, const char *what, mlxd_api_refusal *r) {
-    return mlxd_api_refuse(r, 400, "unsupported_parameter", name, "%s: %s", name, what);
+/* An array of objects; an empty one counts as absent. */
+static bool read_objects(const char *name, const mlxd_json *v, const mlxd_json **out,
+                         mlxd_api_refusal *r) {
+    if (mlxd_json_get_kind(v) != MLXD_JSON_ARRAY)
+        return wrong_type(name, "an array", v, r);
+    for (const mlxd_json *e = mlxd_json_first(v, NULL); e; e = mlxd_json_next(v, e, NULL))
+        if (mlxd_json_get_kind(e) != MLXD_JSON_OBJECT)
+            return wrong_type(name, "an array of objects", e, r);
+    *out = mlxd_json_count(v) > 0 ? v : NULL;
+    return true;
+}
+
+static bool read_documents(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r) {
+    return read_objects("documents", v, &f->documents, r);
+}
+
+/* Objects of type "function" whose "function" has a name; the rest is for the template. */
+static bool read_tools(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r) {
+    if (!read_objects("tools", v, &f->tools, r))
+        return false;
+    for (const mlxd_json *e = mlxd_json_first(v, NULL); e; e = mlxd_json_next(v, e, NULL)) {
+        const mlxd_json *type = mlxd_json_find(e, "type"), *g = mlxd_json_find(e, "function");
+        bool object = g && mlxd_json_get_kind(g) == MLXD_JSON_OBJECT;
+        const mlxd_json *name = object ? mlxd_json_find(g, "name") : NULL;
+        if (type && !mlxd_json_is_str(type, "function"))
+            return unsupported("tools", "only type \"function\" is supported", r);
+        if (!name || mlxd_json_get_kind(name) != MLXD_JSON_STRING)
+            return mlxd_api_refuse(r, 400, "invalid_value", "tools",
+                                   "tools: expected objects with function.name");
+    }
+    return true;
+}
+
+/* Nothing forces the model to call a tool, or a certain one. */
+static bool read_tool_choice(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r) {
+    f->tools_off = mlxd_json_is_str(v, "none");
+    return f->tools_off || mlxd_json_is_str(v, "auto") ||
+           unsupported("tool_choice", "only \"auto\" and \"none\" are supported", r);
+}
+
+static bool read_thinking(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r) {
+    bool b;
+    f->enable_thinking = v;
+    return !mlxd_json_get_bool(v, &b) || wrong_type("enable_thinking", "a boolean", v, r);
+}
+
+static bool read_effort(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r) {
+    f->reasoning_effort = v;
+    return mlxd_json_get_kind(v) == MLXD_JSON_STRING ||
+           wrong_type("reasoning_effort", "a string", v, r);
+}
+
+static bool read_kwargs(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r) {
+    f->kwargs = v;
+    return mlxd_json_get_kind(v) == MLXD_JSON_OBJECT ||
+           wrong_type("chat_template_kwargs", "an object", v, r);
 }
 
 static bool read_format(mlxd_api_fields *f, const mlxd_json *v, mlxd_api_refusal *r) {

@@ -10,8 +10,10 @@
  *   - max_completion_tokens wins over max_tokens. What does not fit the context beside the prompt
  *     is cut off there; finish_reason is then "length".
  *   - A known field that would change the answer and is not implemented is refused by name (400
- *     unsupported_parameter) unless it has its neutral value: n 1, tools [], tool_choice "none",
- *     response_format {"type":"text"}, modalities ["text"], reasoning_effort "none", ...
+ *     unsupported_parameter) unless it has its neutral value: n 1, functions [], response_format
+ *     {"type":"text"}, modalities ["text"], ...
+ *   - tools, tool_choice ("auto", "none"), documents, enable_thinking, reasoning_effort and
+ *     chat_template_kwargs are for the model's chat template (api_prompt.h).
  *   - user, store, metadata, service_tier, prompt_cache_key, safety_identifier, verbosity,
  *     prediction, parallel_tool_calls do not change what is computed here: accepted and ignored.
  *   - Unknown fields are ignored, and named in the response header x-mlxd-ignored; with
@@ -41,6 +43,9 @@ typedef struct mlxd_api_fields {
     mlxd_slice model;                /* lent; empty: none was named */
     const mlxd_json *messages;       /* lent; an array; chat only */
     const mlxd_json *prompt;         /* lent; text only */
+    /* for the chat template; lent, NULL: absent or empty */
+    const mlxd_json *tools, *documents, *kwargs, *enable_thinking, *reasoning_effort;
+    bool tools_off; /* tool_choice "none": the template does not see them */
     bool stream, include_usage, ignore_eos, strict_fields;
     bool digest, timings; /* of the "mlxd" object */
     char ignored[1024];   /* names of ignored fields: "a, b.c" */

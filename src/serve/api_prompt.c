@@ -1,19 +1,18 @@
 /* api_prompt.c - see api_prompt.h. */
 #include "serve/api_prompt.h"
 
+#include "base/clock.h"
+
 #include <stdio.h>
 #include <string.h>
 
 /* A prompt that is too long is still counted this far beyond the context, so that the answer can
  * name its length; one that is longer yet costs no more. */
 #define COUNT_BEYOND (64u << 10)
-/* Joined parts and the list of messages; the texts themselves stay in the document. */
-#define ARENA_BYTES_MAX (MLXD_LIMIT_BODY_BYTES + (1u << 20))
 
 struct reader {
     mlxd_api_fields *fields;
     mlxd_api_refusal *r;
-    mlxd_arena *arena;
     size_t index;    /* of the message */
     char where[48];  /* "messages[3]" */
     char param[128]; /* scratch */
@@ -26,21 +25,16 @@ static bool refuse(struct reader *m, const char *code, const char *field, const 
     return mlxd_api_refuse(m->r, 400, code, m->param, "%s: %s", m->param, what);
 }
 
-static bool refuse_nomem(mlxd_api_refusal *r) {
-    mlxd_api_refuse_err(r, MLXD_ERR_NOMEM, NULL);
-    return false;
-}
-
 static bool is_absent(const mlxd_json *v) {
     return !v || mlxd_json_get_kind(v) == MLXD_JSON_NULL;
 }
 
 /* ---- content ---- */
 
-/* The text of one part; the part is an object of type "text". */
-static bool read_part(struct reader *m, const mlxd_json *part, size_t index, mlxd_slice *out) {
+/* One part: an object of type "text". */
+static bool check_part(struct reader *m, const mlxd_json *part, size_t index) {
     char field[64];
-    mlxd_slice type;
+    mlxd_slice type, s;
     snprintf(field, sizeof field, "content[%zu]", index);
     if (mlxd_json_get_kind(part) != MLXD_JSON_OBJECT)
         return refuse(m, "invalid_type", field, "expected an object");
@@ -57,81 +51,77 @@ static bool read_part(struct reader *m, const mlxd_json *part, size_t index, mlx
         return refuse(m, "unsupported_parameter", field, what);
     }
     const mlxd_json *text = mlxd_json_find(part, "text");
-    if (!text || mlxd_json_get_str(text, out)) {
+    if (!text || mlxd_json_get_str(text, &s)) {
         snprintf(field, sizeof field, "content[%zu].text", index);
         return refuse(m, "invalid_type", field, "expected a string");
     }
     return true;
 }
 
-/* Joins the parts; a single one is lent as it is. */
-static bool read_parts(struct reader *m, const mlxd_json *parts, mlxd_slice *out) {
-    size_t count = mlxd_json_count(parts), len = 0, i = 0, at = 0;
-    mlxd_slice s;
-    if (count == 0)
-        return refuse(m, "invalid_value", "content", "expected at least one part");
-    for (const mlxd_json *p = mlxd_json_first(parts, NULL); p; p = mlxd_json_next(parts, p, NULL)) {
-        if (!read_part(m, p, i++, &s))
-            return false;
-        len += s.len + 1; /* all of it lies in the body */
-    }
-    if (count == 1) {
-        *out = s;
+static bool check_content(struct reader *m, const mlxd_json *v, bool may_be_null) {
+    size_t index = 0;
+    if (is_absent(v) && may_be_null)
         return true;
-    }
-    uint8_t *text = mlxd_arena_new(m->arena, len, 1);
-    if (!text)
-        return refuse_nomem(m->r);
-    i = 0;
-    for (const mlxd_json *p = mlxd_json_first(parts, NULL); p; p = mlxd_json_next(parts, p, NULL)) {
-        if (!read_part(m, p, i++, &s))
+    if (!is_absent(v) && mlxd_json_get_kind(v) == MLXD_JSON_STRING)
+        return true;
+    if (is_absent(v) || mlxd_json_get_kind(v) != MLXD_JSON_ARRAY)
+        return refuse(m, "invalid_type", "content", "expected a string or an array of parts");
+    if (mlxd_json_count(v) == 0)
+        return refuse(m, "invalid_value", "content", "expected at least one part");
+    for (const mlxd_json *p = mlxd_json_first(v, NULL); p; p = mlxd_json_next(v, p, NULL))
+        if (!check_part(m, p, index++))
             return false;
-        if (at > 0)
-            text[at++] = '\n';
-        memcpy(text + at, s.data, s.len);
-        at += s.len;
-    }
-    *out = (mlxd_slice){text, at};
     return true;
 }
 
-static bool read_content(struct reader *m, const mlxd_json *v, bool may_be_null, mlxd_slice *out) {
-    if (is_absent(v)) {
-        *out = (mlxd_slice){(const uint8_t *)"", 0};
-        return may_be_null ||
-               refuse(m, "invalid_type", "content", "expected a string or an array of parts");
-    }
-    if (!mlxd_json_get_str(v, out))
+/* ---- tool calls ---- */
+
+/* Of type "function", with its name and arguments: a JSON text, or an object already. */
+static bool check_call(struct reader *m, const mlxd_json *call, size_t index) {
+    char field[64];
+    bool object = mlxd_json_get_kind(call) == MLXD_JSON_OBJECT;
+    const mlxd_json *type = object ? mlxd_json_find(call, "type") : NULL;
+    const mlxd_json *f = object ? mlxd_json_find(call, "function") : NULL;
+    snprintf(field, sizeof field, "tool_calls[%zu]", index);
+    if (!is_absent(type) && !mlxd_json_is_str(type, "function"))
+        return refuse(m, "unsupported_parameter", field, "only type \"function\" is supported");
+    if (is_absent(f) || mlxd_json_get_kind(f) != MLXD_JSON_OBJECT)
+        return refuse(m, "invalid_type", field, "expected an object with an object \"function\"");
+    const mlxd_json *name = mlxd_json_find(f, "name"), *args = mlxd_json_find(f, "arguments");
+    if (is_absent(name) || mlxd_json_get_kind(name) != MLXD_JSON_STRING)
+        return refuse(m, "invalid_type", field, "function.name: expected a string");
+    if (is_absent(args) || (mlxd_json_get_kind(args) != MLXD_JSON_STRING &&
+                            mlxd_json_get_kind(args) != MLXD_JSON_OBJECT))
+        return refuse(m, "invalid_type", field, "function.arguments: expected a JSON text");
+    return true;
+}
+
+static bool check_calls(struct reader *m, const mlxd_json *v) {
+    size_t index = 0;
+    if (is_absent(v))
         return true;
-    if (mlxd_json_get_kind(v) == MLXD_JSON_ARRAY)
-        return read_parts(m, v, out);
-    return refuse(m, "invalid_type", "content", "expected a string or an array of parts");
+    if (mlxd_json_get_kind(v) != MLXD_JSON_ARRAY)
+        return refuse(m, "invalid_type", "tool_calls", "expected an array");
+    for (const mlxd_json *c = mlxd_json_first(v, NULL); c; c = mlxd_json_next(v, c, NULL))
+        if (!check_call(m, c, index++))
+            return false;
+    return true;
 }
 
 /* ---- messages ---- */
 
-static bool read_role(struct reader *m, const mlxd_json *v, mlxd_slice *out) {
-    static const struct {
-        const char *name, *template_name;
-    } roles[] = {
-        {"system", "system"},
-        {"developer", "system"},
-        {"user", "user"},
-        {"assistant", "assistant"},
-    };
+static bool check_role(struct reader *m, const mlxd_json *v) {
+    static const char *const roles[] = {"system", "developer", "user", "assistant", "tool"};
     mlxd_slice s;
-    char what[96];
+    char what[112];
     if (is_absent(v) || mlxd_json_get_str(v, &s))
         return refuse(m, "invalid_type", "role", "expected a string");
     for (size_t i = 0; i < MLXD_COUNT_OF(roles); i++)
-        if (mlxd_json_is_str(v, roles[i].name)) {
-            *out = mlxd_slice_str(roles[i].template_name);
+        if (mlxd_json_is_str(v, roles[i]))
             return true;
-        }
-    if (mlxd_json_is_str(v, "tool") || mlxd_json_is_str(v, "function"))
-        return refuse(m, "unsupported_parameter", "role", "tools are not supported by this server");
     snprintf(what, sizeof what,
-             "expected \"system\", \"developer\", \"user\" or \"assistant\", got \"%.32s\"",
+             "expected \"system\", \"developer\", \"user\", \"assistant\" or \"tool\", got "
+             "\"%.32s\"",
              (const char *)s.data);
     return refuse(m, "invalid_value", "role", what);
 }
@@ -145,9 +135,10 @@ static bool is_one_of(mlxd_slice name, const char *const *list, size_t count) {
 
 /* Fields besides role and content. */
 static bool check_others(struct reader *m, const mlxd_json *v) {
-    static const char *const known[] = {"role",    "content",     "name",
-                                        "refusal", "annotations", "reasoning_content"};
-    static const char *const refused[] = {"tool_calls", "tool_call_id", "function_call", "audio"};
+    static const char *const known[] = {
+        "role",      "content",           "name",     "refusal",     "annotations", "tool_calls",
+        "reasoning", "reasoning_content", "thinking", "tool_call_id"};
+    static const char *const refused[] = {"function_call", "audio"};
     mlxd_slice key;
     for (const mlxd_json *f = mlxd_json_first(v, &key); f; f = mlxd_json_next(v, f, &key)) {
         if (is_one_of(key, known, MLXD_COUNT_OF(known)))
@@ -155,44 +146,86 @@ static bool check_others(struct reader *m, const mlxd_json *v) {
         if (!is_one_of(key, refused, MLXD_COUNT_OF(refused))) {
             if (!mlxd_api_fields_unknown(m->fields, m->where, key, m->r))
                 return false;
-        } else if (!is_absent(f) &&
-                   !(mlxd_json_get_kind(f) == MLXD_JSON_ARRAY && mlxd_json_count(f) == 0)) {
+        } else if (!is_absent(f)) {
             return refuse(m, "unsupported_parameter", (const char *)key.data,
                           "not supported by this server");
         }
     }
-    return true;
+    return check_calls(m, mlxd_json_find(v, "tool_calls"));
 }
 
-static bool read_message(struct reader *m, const mlxd_json *v, mlxd_chat_message *out) {
-    snprintf(m->where, sizeof m->where, "messages[%zu]", m->index);
+static bool check_message(struct reader *m, const mlxd_json *v) {
+    snprintf(m->where, sizeof m->where, "messages[%zu]", m->index++);
     if (mlxd_json_get_kind(v) != MLXD_JSON_OBJECT)
         return refuse(m, "invalid_type", "", "expected an object");
-    if (!read_role(m, mlxd_json_find(v, "role"), &out->role))
-        return false;
-    bool assistant = mlxd_slice_eq(out->role, mlxd_slice_str("assistant"));
-    return check_others(m, v) &&
-           read_content(m, mlxd_json_find(v, "content"), assistant, &out->content);
+    const mlxd_json *role = mlxd_json_find(v, "role");
+    return check_role(m, role) && check_others(m, v) &&
+           check_content(m, mlxd_json_find(v, "content"), mlxd_json_is_str(role, "assistant"));
 }
 
-static bool read_messages(struct reader *m, const mlxd_json *v, mlxd_chat_message **out,
-                          size_t *count) {
-    *count = v ? mlxd_json_count(v) : 0;
+static bool check_messages(struct reader *m, const mlxd_json *v) {
+    size_t count = v ? mlxd_json_count(v) : 0;
     if (!v)
         return mlxd_api_refuse(m->r, 400, "missing_required_parameter", "messages",
                                "messages: a conversation is needed");
-    if (*count == 0 || *count > MLXD_LIMIT_MESSAGES)
+    if (count == 0 || count > MLXD_LIMIT_MESSAGES)
         return mlxd_api_refuse(m->r, 400, "invalid_value", "messages",
                                "messages: expected 1 to %d messages, got %zu", MLXD_LIMIT_MESSAGES,
-                               *count);
-    *out = mlxd_arena_new(m->arena, *count, sizeof **out);
-    if (!*out)
-        return refuse_nomem(m->r);
-    for (const mlxd_json *e = mlxd_json_first(v, NULL); e; e = mlxd_json_next(v, e, NULL)) {
-        if (!read_message(m, e, &(*out)[m->index]))
+                               count);
+    for (const mlxd_json *e = mlxd_json_first(v, NULL); e; e = mlxd_json_next(v, e, NULL))
+        if (!check_message(m, e))
             return false;
-        m->index++;
+    return true;
+}
+
+/* ---- what else the template gets ---- */
+
+/* A field that says something to the template is refused when the template cannot hear it. */
+static bool takes(const mlxd_chat *c, const char *variable, const char *field,
+                  mlxd_api_refusal *r) {
+    return mlxd_chat_mentions(c, variable) ||
+           mlxd_api_refuse(r, 400, "unsupported_parameter", field,
+                           "%s: the model's chat template does not use it", field);
+}
+
+static bool add_variable(mlxd_chat_input *in, const char *name, const mlxd_json *v) {
+    MLXD_ASSERT(in->n_variables < MLXD_CHAT_VARIABLES_MAX);
+    in->variables[in->n_variables++] = (mlxd_chat_variable){name, v};
+    return true;
+}
+
+static bool note_kwargs(const mlxd_chat *c, mlxd_api_fields *f, mlxd_api_refusal *r) {
+    mlxd_slice key;
+    const mlxd_json *k = f->kwargs;
+    for (const mlxd_json *v = k ? mlxd_json_first(k, &key) : NULL; v;
+         v = mlxd_json_next(k, v, &key))
+        if (!mlxd_chat_mentions(c, (const char *)key.data) &&
+            !mlxd_api_fields_unknown(f, "chat_template_kwargs", key, r))
+            return false;
+    return true;
+}
+
+static bool fill_input(const mlxd_chat *c, mlxd_api_fields *f, mlxd_chat_input *in,
+                       mlxd_api_refusal *r) {
+    *in = (mlxd_chat_input){.messages = f->messages,
+                            .tools = f->tools_off ? NULL : f->tools,
+                            .documents = f->documents,
+                            .kwargs = f->kwargs,
+                            .add_generation_prompt = true,
+                            .now_s = (int64_t)(mlxd_clock_wall_ns() / MLXD_NS_PER_S)};
+    if ((in->tools && !takes(c, "tools", "tools", r)) ||
+        (in->documents && !takes(c, "documents", "documents", r)) || !note_kwargs(c, f, r))
+        return false;
+    if (f->reasoning_effort) {
+        if (mlxd_chat_mentions(c, "reasoning_effort"))
+            add_variable(in, "reasoning_effort", f->reasoning_effort);
+        else if (!mlxd_json_is_str(f->reasoning_effort, "none"))
+            return takes(c, "reasoning_effort", "reasoning_effort", r);
     }
+    if (f->enable_thinking && mlxd_chat_mentions(c, "enable_thinking"))
+        add_variable(in, "enable_thinking", f->enable_thinking);
+    else if (f->enable_thinking)
+        return mlxd_api_fields_unknown(f, "", mlxd_slice_str("enable_thinking"), r);
     return true;
 }
 
@@ -217,16 +250,20 @@ static bool check_length(mlxd_err err, const mlxd_why *why, uint32_t context, co
 }
 
 static bool encode_chat(const mlxd_host *h, uint32_t context, struct reader *m, mlxd_tokens *out) {
-    mlxd_chat_message *messages;
+    mlxd_chat_input in;
     mlxd_why why;
-    size_t count;
-    if (!read_messages(m, m->fields->messages, &messages, &count))
+    if (!check_messages(m, m->fields->messages))
         return false;
     if (!h->chat)
         return mlxd_api_refuse(m->r, 400, "no_chat_template", "messages",
                                "%s; POST /v1/completions takes raw prompts", h->chat_why.text);
-    mlxd_err err =
-        mlxd_chat_encode(h->chat, h->tokenizer, messages, count, context + COUNT_BEYOND, out, &why);
+    if (!fill_input(h->chat, m->fields, &in, m->r))
+        return false;
+    mlxd_err err = mlxd_chat_encode(h->chat, h->tokenizer, &in, context + COUNT_BEYOND, out, &why);
+    /* The template's own words, or where it fails: either way it does not take these messages. */
+    if (err == MLXD_ERR_DATA || err == MLXD_ERR_UNSUPPORTED ||
+        (err == MLXD_ERR_RANGE && strncmp(why.text, "chat template", 13) == 0))
+        return mlxd_api_refuse(m->r, 400, "chat_template_failed", "messages", "%s", why.text);
     return check_length(err, &why, context, "messages", out, m->r);
 }
 
@@ -279,8 +316,6 @@ bool mlxd_api_prompt(const mlxd_host *h, uint32_t context, mlxd_api_fields *f, m
                      mlxd_api_refusal *r) {
     if (f->api == MLXD_API_TEXT)
         return encode_raw(h, context, f->prompt, out, r);
-    struct reader m = {.fields = f, .r = r, .arena = mlxd_arena_open(ARENA_BYTES_MAX)};
-    bool good = m.arena ? encode_chat(h, context, &m, out) : refuse_nomem(r);
-    mlxd_arena_close(m.arena);
-    return good;
+    struct reader m = {.fields = f, .r = r};
+    return encode_chat(h, context, &m, out);
 }

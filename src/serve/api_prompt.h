@@ -1,9 +1,11 @@
 /* api_prompt.h - from the messages (or the prompt) of a request to token ids.
  *
- * Messages: roles system, developer (the same as system), user, assistant. Content is a string, for
- * an assistant also null (empty), or an array of {"type":"text","text":...} parts, which are joined
- * with line feeds. Tools, images, audio and files are refused by name. `name`, `refusal`,
- * `annotations` and `reasoning_content` of a message, which SDKs send back, are ignored.
+ * Messages: roles system, developer, user, assistant, tool. Content is a string, for an assistant
+ * also null, or an array of {"type":"text","text":...} parts. Tool calls of an assistant, and what
+ * the request says to the template (tools, documents, chat_template_kwargs, enable_thinking,
+ * reasoning_effort) go to the model's chat template as they are; it decides what becomes of them. A
+ * field that the template does not mention is refused (chat_template_kwargs: noted as ignored).
+ * Images, audio and files are refused by name.
  *
  * Nothing in a message becomes a control token. A raw prompt's text does not, either; its token
  * array may hold any id of the vocabulary.

@@ -53,26 +53,10 @@ static mlxd_err read_defaults(mlxd_host *h, mlxd_why *why) {
     return err ? mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint)) : MLXD_OK;
 }
 
-/* Where the template may stand. Its text, not its meaning, is looked at, so a JSON string will do.
- */
-static mlxd_slice find_template(const mlxd_host *h) {
-    static const char *const names[] = {"chat_template.jinja", "chat_template.json",
-                                        "tokenizer_config.json"};
-    const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
-    mlxd_slice text = {0};
-    if (g && mlxd_gguf_get_str(g, "tokenizer.chat_template", &text, NULL) == MLXD_OK)
-        return text;
-    for (size_t i = 0; i < MLXD_COUNT_OF(names); i++) {
-        text = mlxd_checkpoint_document(h->checkpoint, names[i]);
-        if (text.len > 0)
-            return text;
-    }
-    return (mlxd_slice){0};
-}
-
 static mlxd_err read_reasoning(mlxd_host *h, const char *name, mlxd_why *why) {
     if (!name || !*name || strcmp(name, "auto") == 0) {
-        h->reasoning = mlxd_reasoning_detect(find_template(h), h->tokenizer);
+        mlxd_slice source = h->chat ? mlxd_chat_template(h->chat, false) : (mlxd_slice){0};
+        h->reasoning = mlxd_reasoning_detect(source, h->tokenizer);
         return MLXD_OK;
     }
     if (mlxd_reasoning_find(mlxd_slice_str(name), &h->reasoning))
@@ -101,14 +85,15 @@ static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
         err = mlxd_tokenizer_fit(h->tokenizer, h->config.vocab, why);
     if (err)
         return mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint));
-    /* Without a template the model still answers raw prompts. */
-    err = mlxd_chat_open(&h->chat, g, &h->chat_why);
-    if (err == MLXD_ERR_NOTFOUND || err == MLXD_ERR_UNSUPPORTED)
-        err = MLXD_OK;
-    else if (err)
-        err = mlxd_fail(why, err, "%s: %s", mlxd_checkpoint_path(h->checkpoint), h->chat_why.text);
-    if (!err)
-        err = read_defaults(h, why);
+    /* Without a template that works the model still answers raw prompts. */
+    const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
+    err = g ? mlxd_chat_open_gguf(&h->chat, g, h->tokenizer, &h->chat_why)
+            : mlxd_chat_open_files(
+                  &h->chat, mlxd_checkpoint_document(h->checkpoint, "chat_template.jinja"),
+                  mlxd_checkpoint_document(h->checkpoint, "tokenizer_config.json"), &h->chat_why);
+    if (err == MLXD_ERR_NOMEM)
+        return mlxd_fail(why, err, "%s: %s", mlxd_checkpoint_path(h->checkpoint), h->chat_why.text);
+    err = read_defaults(h, why);
     return err ? err : read_reasoning(h, reasoning, why);
 }
 

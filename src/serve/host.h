@@ -17,7 +17,7 @@ typedef struct mlxd_host {
     const mlxd_kernels *kernels;
     mlxd_driver *driver;
     mlxd_tokenizer *tokenizer; /* NULL unless asked for */
-    mlxd_chat *chat;           /* NULL: the file has no template that we know; chat_why says why */
+    mlxd_chat *chat;           /* NULL: the file has no template that works; chat_why says why */
     mlxd_why chat_why;
     mlxd_generation_config defaults; /* what the model's files say, otherwise ours */
     mlxd_reasoning_format reasoning; /* of its chats */

@@ -25,7 +25,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMMANDS = {"RUN": "run", "SERVE": "serve", "WORKER": "worker", "PLAN": "plan", "BENCH": "bench",
-            "PULL": "pull", "LS": "ls", "RM": "rm", "INSPECT": "inspect",
+            "PULL": "pull", "LS": "ls", "RM": "rm", "INSPECT": "inspect", "TEMPLATE": "template",
             "CERTS": "certs", "HEALTH": "healthcheck", "MLXD_CMD_VERSION": "version"}
 MAN1, MAN5 = "docs/man/mlxd.1", "docs/man/mlxd.yaml.5"
 EXAMPLE = "docs/mlxd.yaml.example"

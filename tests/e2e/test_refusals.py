@@ -166,7 +166,7 @@ def test_absurd_values(node):
             ({"messages": [{"role": "user", "content": [
                 {"type": "image_url", "image_url": {"url": "http://127.0.0.1/"}}]}]},
              "messages[0].content[0].type"),
-            ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+            ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
             ({"stop": ""}, "stop"), ({"stop": [1]}, "stop"), ({"stop": ["x"] * 100000}, "stop"),
             ({"stop": "x" * 5000}, "stop"), ({"logit_bias": {"-1": 1}}, "logit_bias"),
             ({"logit_bias": {"999999": 1}}, "logit_bias"),
@@ -326,7 +326,7 @@ RUN = ("run", "-m", TINY, "-p", "hello")
     ((*RUN, "--threads", ""), "--threads"), ((*RUN, "--threads", "two"), "--threads"),
     ((*RUN, "--temp", "3"), "--temp"), ((*RUN, "--temp", "nan"), "--temp"),
     ((*RUN, "--top-p", "x"), "--top-p"), ((*RUN, "-n", "0"), "--max-tokens"),
-    ((*RUN, "--seed", "x"), "--seed"), ((*RUN, "extra"), "extra"), (("run", "-p", "x"), "mlxd run MODEL"),
+    ((*RUN, "--seed", "x"), "--seed"), ((*RUN, "extra"), "extra"), (("run", "-p", "x"), "no model"),
     ((*RUN, "--raw=maybe"), "--raw"), ((*RUN, "--layers-per-stage", "3,3"), "6 layers"),
     ((*RUN, "--layers-per-stage", "0,5"), "--layers-per-stage"),
     ((*RUN, "--layers-per-stage", ","), "--layers-per-stage"),

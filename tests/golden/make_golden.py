@@ -11,6 +11,7 @@ own entry of index.json:
     tokens   tokenizer.json.gz, tiny-gpt2.tokenizer.json
     tokenizers  tokenizers/*
     chat     chat.json
+    templates  templates.json (needs no model)
     greedy   greedy.json
     corpus   corpus.tokens.json, corpus.top128.bin
     families families/: checkpoints of every family, their logits, an index of their own
@@ -28,6 +29,7 @@ STEPS = {
     "tokens": "step_tokens",
     "tokenizers": "step_tokenizers",
     "chat": "step_chat",
+    "templates": "step_templates",
     "greedy": "step_greedy",
     "corpus": "step_corpus",
     "families": "step_families",

@@ -121,7 +121,7 @@ typedef struct mini_vocab {
     size_t n_merges;
     int64_t bos, eos, eot; /* -1: key left out */
     int add_bos;           /* -1: key left out */
-    const char *chat_template;
+    const char *chat_template, *tool_template;
 } mini_vocab;
 
 /* `byte` in the byte alphabet, NUL-terminated; written down from GPT-2's definition. */
@@ -214,6 +214,8 @@ static inline const mlxd_gguf *mini_vocab_open(mini_gguf *m, const mini_vocab *v
         mini_put_bool(m, "tokenizer.ggml.add_bos_token", v->add_bos);
     if (v->chat_template)
         mini_put_str(m, "tokenizer.chat_template", v->chat_template);
+    if (v->tool_template)
+        mini_put_str(m, "tokenizer.chat_template.tool_use", v->tool_template);
     return mini_open(m);
 }
 

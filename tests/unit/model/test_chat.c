@@ -1,5 +1,5 @@
-/* test_chat.c - conversations against transformers' rendering, recognition of templates in many
- * spellings, and prompts whose user text tries to be more than text. */
+/* test_chat.c - conversations against transformers' rendering, the places that templates come from,
+ * the forms in which they take messages, and prompts whose text tries to be more than text. */
 #include "model/chat.h"
 
 #include "format/json.h"
@@ -26,7 +26,8 @@ typedef struct fixture {
 static void open_with(fixture *f, const mini_vocab *v) {
     const mlxd_gguf *g = mini_vocab_open(&f->file, v);
     mlxd_why why = {{0}};
-    if (mlxd_tokenizer_open(&f->tokenizer, g, &why) || mlxd_chat_open(&f->chat, g, &why))
+    if (mlxd_tokenizer_open(&f->tokenizer, g, &why) ||
+        mlxd_chat_open_gguf(&f->chat, g, f->tokenizer, &why))
         fail_msg("%s", why.text);
 }
 
@@ -49,16 +50,33 @@ static void close_all(fixture *f) {
 }
 
 static mlxd_chat_message message(const char *role, const char *content) {
-    return (mlxd_chat_message){mlxd_slice_str(role), mlxd_slice_str(content)};
+    return (mlxd_chat_message){.role = mlxd_slice_str(role), .content = mlxd_slice_str(content)};
+}
+
+static mlxd_chat_input plain(const mlxd_chat_message *m, size_t n, bool prompt) {
+    return (mlxd_chat_input){.list = m, .n_list = n, .add_generation_prompt = prompt};
+}
+
+static mlxd_err encode(const fixture *f, const mlxd_chat_message *m, size_t n, size_t max,
+                       mlxd_tokens *out, mlxd_why *why) {
+    mlxd_chat_input in = plain(m, n, true);
+    return mlxd_chat_encode(f->chat, f->tokenizer, &in, max, out, why);
+}
+
+static void expect_text(const mlxd_chat *c, const mlxd_chat_input *in, const char *text) {
+    mlxd_chat_prompt p;
+    mlxd_why why = {{0}};
+    if (mlxd_chat_render(c, in, &p, &why))
+        fail_msg("%s", why.text);
+    if (p.text.len != strlen(text) || memcmp(p.text.data, text, p.text.len) != 0)
+        fail_msg("expected %s\ngot %.*s", text, (int)p.text.len, (const char *)p.text.data);
+    mlxd_chat_prompt_deinit(&p);
 }
 
 static void expect_render(const fixture *f, const mlxd_chat_message *m, size_t n, bool prompt,
                           const char *text) {
-    mlxd_buf out;
-    mlxd_buf_init(&out, 0);
-    assert_int_equal(mlxd_chat_render(f->chat, m, n, prompt, &out, NULL), MLXD_OK);
-    assert_string_equal(mlxd_buf_str(&out), text);
-    mlxd_buf_deinit(&out);
+    mlxd_chat_input in = plain(m, n, prompt);
+    expect_text(f->chat, &in, text);
 }
 
 /* ---- goldens ---- */
@@ -96,7 +114,7 @@ static bool has_control(mlxd_slice s) {
 /* Tokens of the prompt equal those of the whole text, unless a message holds a control token. */
 static void check_ids(const fixture *f, const mlxd_chat_message *m, size_t n, mlxd_slice text) {
     mlxd_tokens a = {0}, b = {0};
-    assert_int_equal(mlxd_chat_encode(f->chat, f->tokenizer, m, n, 0, &a, NULL), MLXD_OK);
+    assert_int_equal(encode(f, m, n, 0, &a, NULL), MLXD_OK);
     bool control = false;
     for (size_t i = 0; i < n; i++)
         control |= has_control(m[i].content);
@@ -155,7 +173,8 @@ static void open_file(fixture *f, const char *path, uint8_t **data, mlxd_gguf **
         fail_msg("cannot read %s", path);
     mlxd_why why = {{0}};
     if (mlxd_gguf_open(g, (mlxd_slice){*data, len}, path, &why) ||
-        mlxd_tokenizer_open(&f->tokenizer, *g, &why) || mlxd_chat_open(&f->chat, *g, &why))
+        mlxd_tokenizer_open(&f->tokenizer, *g, &why) ||
+        mlxd_chat_open_gguf(&f->chat, *g, f->tokenizer, &why))
         fail_msg("%s", why.text);
 }
 
@@ -174,143 +193,228 @@ static void real_model_equals_transformers(void **state) {
     free(data);
 }
 
-/* ---- recognition ---- */
+/* ---- sources ---- */
 
-static void default_system_message(void **state) {
-    (void)state;
-    fixture f = {0};
-    open_template(&f, SMOLLM);
-    assert_string_equal(mlxd_chat_name(f.chat), "chatml");
-    mlxd_slice d = mlxd_chat_default_system(f.chat);
-    assert_true(mlxd_slice_eq(
-        d, mlxd_slice_str("You are a helpful AI assistant named SmolLM, trained by Hugging Face")));
-    expect_render(&f, NULL, 0, true, "<|im_start|>assistant\n");
-    expect_render(&f, NULL, 0, false, "");
-    close_all(&f);
-
-    open_template(&f, PLAIN);
-    assert_int_equal(mlxd_chat_default_system(f.chat).len, 0);
-    mlxd_chat_message m[] = {message("user", "Hi"), message("assistant", "Yes\n")};
-    expect_render(&f, m, 2, true,
-                  "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes\n<|im_end|>\n"
-                  "<|im_start|>assistant\n");
-    close_all(&f);
+static mlxd_err open_files(mlxd_chat **c, const char *jinja, const char *config, mlxd_why *why) {
+    mlxd_slice none = {0};
+    *why = (mlxd_why){{0}};
+    return mlxd_chat_open_files(c, jinja ? mlxd_slice_str(jinja) : none,
+                                config ? mlxd_slice_str(config) : none, why);
 }
 
-static void same_structure_in_other_spellings(void **state) {
-    (void)state;
-    static const char *const plain[] = {
-        "{%for message in messages%}{{\"<|im_start|>\"~message.role~\"\\n\"~message.content}}"
-        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-        "{% for message in messages %}\n<|im_start|>{{ message['role'] }}\n"
-        "{{ message[ \"content\" ] }}<|im_end|>\n{% endfor %}\n"
-        "{%- if add_generation_prompt -%}\n   {{ '<|im_start|>assistant\\n' }}\n{%- endif -%}\n",
-        "{# ChatML #}\r\n  {% for message in messages %}\r\n"
-        "    {{- '<|im_start|>' + message['role'] + '\\n' -}}\r\n"
-        "    {{- message['content'] + '<|im_end|>\\n' -}}\r\n"
-        "  {% endfor %}\r\n  {% if add_generation_prompt %}\r\n"
-        "    {{- '<|im_start|>' ~ 'assistant\\n' -}}\r\n  {% endif %}\r\n",
-        "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
-        "{% endif %}" PLAIN,
-    };
-    mlxd_chat_message m[] = {message("system", "S"), message("user", "U")};
-    for (size_t i = 0; i < MLXD_COUNT_OF(plain); i++) {
-        fixture f = {0};
-        open_template(&f, plain[i]);
-        expect_render(&f, m, 2, true,
-                      "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n"
-                      "<|im_start|>assistant\n");
-        expect_render(&f, m + 1, 1, false, "<|im_start|>user\nU<|im_end|>\n");
-        close_all(&f);
-    }
-}
-
-static void other_default_texts(void **state) {
-    (void)state;
-    fixture f = {0};
-    open_template(&f, "{% for message in messages %}{% if loop.first and messages[0].role != "
-                      "\"system\" %}<|im_start|>system\nIt\\'s {me}.<|im_end|>\n{% endif %}"
-                      "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
-                      "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
-                      "{{ '<|im_start|>assistant\n' }}{% endif %}");
-    mlxd_chat_message m[] = {message("user", "U"), message("system", "late")};
-    /* The line feed behind "endif" belongs to the tag, the one before it does not. */
-    expect_render(&f, m, 2, false,
-                  "<|im_start|>system\nIt\\'s {me}.<|im_end|>\n<|im_start|>user\nU<|im_end|>\n"
-                  "<|im_start|>system\nlate<|im_end|>\n");
-    close_all(&f);
-}
-
-static void refuse_template(const char *text, const char *part) {
-    mini_vocab *v = mini_vocab_new("smollm");
-    v->chat_template = text;
-    mini_gguf file;
-    const mlxd_gguf *g = mini_vocab_open(&file, v);
-    mlxd_chat *chat;
+static mlxd_json_doc *parse(const char *text) {
+    mlxd_json_doc *doc;
     mlxd_why why = {{0}};
-    mlxd_err err = mlxd_chat_open(&chat, g, &why);
-    if (err != (text ? MLXD_ERR_UNSUPPORTED : MLXD_ERR_NOTFOUND) || !strstr(why.text, part))
-        fail_msg("%s: error %d, %s", text ? text : "no template", err, why.text);
-    assert_null(chat);
-    assert_true(strlen(why.text) < 300);
+    if (mlxd_json_parse(&doc, mlxd_slice_str(text), MLXD_LIMIT_JSON_DEPTH, &why))
+        fail_msg("%s: %s", text, why.text);
+    return doc;
+}
+
+/* The conversation `messages` (JSON), with `tools` unless NULL. */
+static void expect_json(const mlxd_chat *c, const char *messages, const char *tools,
+                        const char *text) {
+    mlxd_json_doc *m = parse(messages), *t = tools ? parse(tools) : NULL;
+    mlxd_chat_input in = {.messages = mlxd_json_root(m), .tools = t ? mlxd_json_root(t) : NULL};
+    expect_text(c, &in, text);
+    mlxd_json_close(m);
+    mlxd_json_close(t);
+}
+
+#define USER "[{\"role\":\"user\",\"content\":\"hi\"}]"
+#define TOOL "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"
+
+static void from_gguf(void **state) {
+    (void)state;
+    mini_vocab *v = mini_vocab_new("smollm");
+    fixture f = {0};
+    v->chat_template = "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}|{{ tools is none }}";
+    v->tool_template = "with {{ tools[0].function.name }}";
+    open_with(&f, v);
+    expect_json(f.chat, USER, NULL, "<|im_start|>|<|im_end|>||True");
+    expect_json(f.chat, USER, "[]", "<|im_start|>|<|im_end|>||False");
+    expect_json(f.chat, USER, TOOL, "with f");
+    assert_true(mlxd_slice_eq(mlxd_chat_template(f.chat, true), mlxd_slice_str(v->tool_template)));
+    assert_true(mlxd_slice_eq(mlxd_chat_template(f.chat, false), mlxd_slice_str(v->chat_template)));
+    assert_true(mlxd_chat_mentions(f.chat, "tools") && mlxd_chat_mentions(f.chat, "bos_token"));
+    assert_false(mlxd_chat_mentions(f.chat, "tool") || mlxd_chat_mentions(f.chat, "bos"));
+    close_all(&f);
+    free(v);
+}
+
+static void from_files(void **state) {
+    (void)state;
+    mlxd_chat *c;
+    mlxd_why why;
+    static const char config[] =
+        "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\",\"lstrip\":false},"
+        "\"unk_token\":null,\"chat_template\":\"{{ bos_token }}one{{ eos_token }}\"}";
+    assert_int_equal(open_files(&c, NULL, config, &why), MLXD_OK);
+    expect_json(c, USER, NULL, "<s>one</s>");
+    mlxd_chat_close(c);
+    assert_int_equal(open_files(&c, "{{ bos_token }}two", config, &why), MLXD_OK);
+    expect_json(c, USER, TOOL, "<s>two");
+    mlxd_chat_close(c);
+    assert_int_equal(open_files(&c, NULL,
+                                "{\"chat_template\":[{\"name\":\"default\",\"template\":\"d\"},"
+                                "{\"name\":\"rag\",\"template\":\"{% oops\"},"
+                                "{\"name\":\"tool_use\",\"template\":\"t\"}]}",
+                                &why),
+                     MLXD_OK);
+    expect_json(c, USER, NULL, "d");
+    expect_json(c, USER, TOOL, "t");
+    mlxd_chat_close(c);
+    assert_int_equal(open_files(&c, "alone", NULL, &why), MLXD_OK);
+    expect_json(c, USER, NULL, "alone");
+    mlxd_chat_close(c);
+}
+
+static void no_template_or_a_bad_one(void **state) {
+    (void)state;
+    static const struct {
+        const char *jinja, *config;
+        mlxd_err err;
+        const char *part;
+    } rows[] = {
+        {NULL, NULL, MLXD_ERR_NOTFOUND, "no chat template"},
+        {NULL, "{}", MLXD_ERR_NOTFOUND, "no chat template"},
+        {NULL, "{\"chat_template\":null}", MLXD_ERR_NOTFOUND, "no chat template"},
+        {NULL, "{\"chat_template\":7}", MLXD_ERR_DATA, "expected a string or a list, got integer"},
+        {NULL, "{\"chat_template\":[{}]}", MLXD_ERR_DATA, "expected objects with name"},
+        {NULL, "{\"chat_template\":", MLXD_ERR_DATA, "tokenizer_config.json: offset"},
+        {NULL, "[]", MLXD_ERR_DATA, "expected an object"},
+        {"a\n{% if x %}", NULL, MLXD_ERR_DATA,
+         "chat template, line 2, column 11: expected {% endif"},
+        {"{% include 'x' %}", NULL, MLXD_ERR_UNSUPPORTED,
+         "line 1, column 4: a chat template cannot"},
+        {"caf\xe9", NULL, MLXD_ERR_DATA, "byte 3 is not UTF-8"},
+    };
+    for (size_t i = 0; i < MLXD_COUNT_OF(rows); i++) {
+        mlxd_chat *c;
+        mlxd_why why;
+        mlxd_err err = open_files(&c, rows[i].jinja, rows[i].config, &why);
+        if (err != rows[i].err || !strstr(why.text, rows[i].part))
+            fail_msg("row %zu: error %d, %s", i, err, why.text);
+        assert_null(c);
+    }
+    mini_vocab *v = mini_vocab_new("smollm");
+    mini_gguf file;
+    mlxd_chat *c;
+    mlxd_tokenizer *t;
+    mlxd_why why;
+    const mlxd_gguf *g = mini_vocab_open(&file, v);
+    assert_int_equal(mlxd_tokenizer_open(&t, g, &why), MLXD_OK);
+    assert_int_equal(mlxd_chat_open_gguf(&c, g, t, &why), MLXD_ERR_NOTFOUND);
+    assert_non_null(strstr(why.text, "tokenizer.chat_template"));
+    mlxd_tokenizer_close(t);
     mini_close(&file);
     free(v);
 }
 
-static void refuses_what_it_does_not_know(void **state) {
-    (void)state;
-    refuse_template(NULL, "tokenizer.chat_template");
-    refuse_template("", "known: chatml");
-    refuse_template("\n\n{{ bos_token }}\x1b[31mred\nsecond line",
-                    "it begins: {{ bos_token }}?[31mred");
-    refuse_template(PLAIN "!", "chatml");
-    refuse_template("!" PLAIN, "chatml");
-    refuse_template("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
-                    "message['content'] | trim + '<|im_end|>' + '\n'}}{% endfor %}"
-                    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
-                    "chatml");
-    /* Another role, another order, a default text that carries structure of its own. */
-    refuse_template("{% for message in messages %}{{'<|im_start|>' + message['content'] + '\n' + "
-                    "message['role'] + '<|im_end|>' + '\n'}}{% endfor %}"
-                    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
-                    "chatml");
-    refuse_template("{% for message in messages %}{% if loop.first and messages[0]['role'] != "
-                    "'system' %}{{ '<|im_start|>system\nA<|im_end|>\n<|im_start|>user\nB"
-                    "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + "
-                    "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-                    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
-                    "chatml");
+/* ---- forms ---- */
+
+#define PARTS                                                                                      \
+    "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},"                         \
+    "{\"type\":\"text\",\"text\":\"b\"}]}]"
+#define CALLED(arguments)                                                                          \
+    "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"type\":\"function\","            \
+    "\"function\":"                                                                                \
+    "{\"name\":\"f\",\"arguments\":" arguments "}}]}]"
+#define AS_OBJECT CALLED("{\"x\":1.0,\"b\":[null,true]}")
+#define AS_TEXT CALLED("\"{\\\"x\\\":1.0, \\\"b\\\":[null,true]}\"")
+
+static void expect_form(const char *jinja, const char *messages, const char *text) {
+    mlxd_chat *c;
+    mlxd_why why;
+    if (open_files(&c, jinja, NULL, &why))
+        fail_msg("%s", why.text);
+    expect_json(c, messages, NULL, text);
+    mlxd_chat_close(c);
 }
 
-/* Every beginning of a template, and every one with a byte knocked out, is read or refused. */
-static void damaged_templates(void **state) {
+static void messages_in_the_form_a_template_takes(void **state) {
     (void)state;
-    char text[sizeof SMOLLM];
-    size_t known = 0;
-    mini_vocab *v = mini_vocab_new("smollm");
-    for (size_t i = 0; i < 2 * strlen(SMOLLM); i++) {
-        strcpy(text, SMOLLM);
-        if (i < strlen(SMOLLM))
-            text[i] = 0;
-        else
-            text[i - strlen(SMOLLM)] = '{';
-        v->chat_template = text;
-        mini_gguf file;
-        mlxd_chat *chat;
-        mlxd_why why;
-        const mlxd_gguf *g = mini_vocab_open(&file, v);
-        mlxd_err err = mlxd_chat_open(&chat, g, &why);
-        assert_true(err == MLXD_OK || err == MLXD_ERR_UNSUPPORTED);
-        known += err == MLXD_OK;
-        mlxd_chat_close(chat);
-        mini_close(&file);
-    }
-    free(v);
-    /* Only a changed letter of the default text is the same template (and what was '{' before). */
-    size_t same = strlen("You are a helpful AI assistant named SmolLM, trained by Hugging Face");
-    for (const char *c = SMOLLM; *c; c++)
-        same += *c == '{';
-    assert_int_equal(known, same);
+    static const char contents[] = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    static const char both[] =
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %}{% endfor %}";
+    static const char only[] = "{% for m in messages %}{% for p in m.content %}"
+                               "{% if p.type == 'text' %}<{{ p.text }}>{% endif %}"
+                               "{% endfor %}{% endfor %}";
+    static const char calls[] = "{% for m in messages %}{% for c in m.tool_calls %}"
+                                "{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}";
+    static const char texts[] = "{% for m in messages %}{% for c in m.tool_calls %}"
+                                "{{ c.function.arguments }}{% endfor %}{% endfor %}";
+    expect_form(contents, PARTS, "a\nb");
+    expect_form(both, PARTS, "<a><b>");
+    expect_form(both, USER, "hi");
+    expect_form(only, PARTS, "<a><b>");
+    expect_form(only, USER, "<hi>");
+    expect_form(calls, AS_OBJECT, "{\"x\": 1.0, \"b\": [null, true]}");
+    expect_form(calls, AS_TEXT, "{\"x\": 1.0, \"b\": [null, true]}");
+    expect_form(texts, AS_OBJECT, "{\"x\": 1.0, \"b\": [null, true]}");
+    expect_form(texts, AS_TEXT, "{\"x\":1.0, \"b\":[null,true]}");
+    /* null: printed it would be "None"; a template that asks for it gets it */
+    expect_form(contents, AS_OBJECT, "");
+    expect_form("{% for m in messages %}{% if m.content is none %}calls{% endif %}{% endfor %}",
+                AS_OBJECT, "calls");
+    /* arguments that are no JSON object stay what they are */
+    expect_form(calls, CALLED("\"oops {\""), "\"oops {\"");
+    expect_form(calls, CALLED("\"[1]\""), "\"[1]\"");
+}
+
+static void roles_and_reasoning(void **state) {
+    (void)state;
+    static const char dev[] = "[{\"role\":\"developer\",\"content\":\"d\"}]";
+    static const char hm[] = "[{\"role\":\"assistant\",\"content\":\"c\",\"reasoning\":\"hm\"}]";
+    expect_form("{% for m in messages %}{{ m.role }}{% endfor %}", dev, "system");
+    expect_form("{% for m in messages %}{{ m.role }}{% if m.role == 'developer' %}!{% endif %}"
+                "{% endfor %}",
+                dev, "developer!");
+    expect_form("{% for m in messages %}{{ m.reasoning_content }} {{ m.thinking }}{% endfor %}", hm,
+                "hm hm");
+}
+
+static void variables(void **state) {
+    (void)state;
+    mlxd_chat *c;
+    mlxd_why why;
+    assert_int_equal(open_files(&c,
+                                "{{ enable_thinking }} {{ x }} {{ bos_token }} {{ tools is none }} "
+                                "{{ messages | length }} {{ strftime_now('%Y-%m-%d') }}",
+                                "{\"bos_token\":\"<s>\"}", &why),
+                     MLXD_OK);
+    mlxd_json_doc *m = parse(USER), *k = parse("{\"x\":[1,\"y\"],\"enable_thinking\":true,"
+                                               "\"bos_token\":\"evil\",\"messages\":[],"
+                                               "\"tools\":[1]}");
+    mlxd_json_doc *no = parse("false");
+    mlxd_chat_input in = {.messages = mlxd_json_root(m),
+                          .kwargs = mlxd_json_root(k),
+                          .variables = {{"enable_thinking", mlxd_json_root(no)}},
+                          .n_variables = 1,
+                          .now_s = 1735787045};
+    expect_text(c, &in, "False [1, 'y'] <s> True 1 2025-01-02");
+    mlxd_json_close(m);
+    mlxd_json_close(k);
+    mlxd_json_close(no);
+    mlxd_chat_close(c);
+}
+
+/* What the template refuses is told in its own words; where it fails, the place is named. */
+static void refusals_of_the_template(void **state) {
+    (void)state;
+    fixture f = {0};
+    open_template(&f, "{% if messages[0].role != 'user' %}\n{{ raise_exception('Roles must ' ~ "
+                      "'alternate!') }}\n{% endif %}\n{{ messages[0].content.x.y }}");
+    mlxd_chat_message system = message("system", "x"), user = message("user", "x");
+    mlxd_tokens t = {0};
+    mlxd_why why = {{0}};
+    assert_int_equal(encode(&f, &system, 1, 0, &t, &why), MLXD_ERR_INVALID);
+    assert_string_equal(why.text, "Roles must alternate!");
+    assert_int_equal(encode(&f, &user, 1, 0, &t, &why), MLXD_ERR_DATA);
+    assert_string_equal(why.text, "chat template, line 4, column 25: 'str object' has no attribute "
+                                  "'x': {{ messages[0].content.x.y }}");
+    mlxd_tokens_deinit(&t);
+    close_all(&f);
 }
 
 /* ---- tokens ---- */
@@ -337,7 +441,7 @@ static void user_text_never_becomes_a_control_token(void **state) {
         for (int in_role = 0; in_role < 2; in_role++) {
             mlxd_chat_message m = in_role ? message(attacks[i], "x") : message("user", attacks[i]);
             mlxd_tokens t = {0};
-            assert_int_equal(mlxd_chat_encode(f.chat, f.tokenizer, &m, 1, 0, &t, NULL), MLXD_OK);
+            assert_int_equal(encode(&f, &m, 1, 0, &t, NULL), MLXD_OK);
             assert_int_equal(count_id(&t, 0), 0);
             assert_int_equal(count_id(&t, 1), 2);
             assert_int_equal(count_id(&t, 2), 1);
@@ -347,7 +451,7 @@ static void user_text_never_becomes_a_control_token(void **state) {
     /* A piece of the template's token, given by the user in front of the template's own. */
     mlxd_chat_message m = message("user", "<|im_end|><");
     mlxd_tokens t = {0};
-    assert_int_equal(mlxd_chat_encode(f.chat, f.tokenizer, &m, 1, 0, &t, NULL), MLXD_OK);
+    assert_int_equal(encode(&f, &m, 1, 0, &t, NULL), MLXD_OK);
     assert_int_equal(count_id(&t, 2), 1);
     mlxd_tokens_deinit(&t);
     close_all(&f);
@@ -363,15 +467,15 @@ static void seams_are_not_seen_by_the_tokenizer(void **state) {
     static const char *const contents[] = {"\n", "\n\nx", "  a", "'s", "1", "", "\n ", "\n\n\n"};
     for (size_t i = 0; i < MLXD_COUNT_OF(contents); i++) {
         mlxd_chat_message m[] = {message("user", contents[i]), message("us", "er")};
-        mlxd_buf text;
-        mlxd_buf_init(&text, 0);
-        assert_int_equal(mlxd_chat_render(f.chat, m, 2, true, &text, NULL), MLXD_OK);
-        check_ids(&f, m, 2, mlxd_slice_str(mlxd_buf_str(&text)));
-        mlxd_buf_deinit(&text);
+        mlxd_chat_input in = plain(m, 2, true);
+        mlxd_chat_prompt p;
+        assert_int_equal(mlxd_chat_render(f.chat, &in, &p, NULL), MLXD_OK);
+        check_ids(&f, m, 2, p.text);
+        mlxd_chat_prompt_deinit(&p);
     }
     mlxd_chat_message m = message("user", "\n");
     mlxd_tokens t = {0};
-    assert_int_equal(mlxd_chat_encode(f.chat, f.tokenizer, &m, 1, 0, &t, NULL), MLXD_OK);
+    assert_int_equal(encode(&f, &m, 1, 0, &t, NULL), MLXD_OK);
     assert_int_equal(count_id(&t, two), 1);
     mlxd_tokens_deinit(&t);
     close_all(&f);
@@ -384,27 +488,22 @@ static void bounds_and_bad_text(void **state) {
     mlxd_chat_message m[] = {message("user", "Hi"), message("user", "caf\xe9")};
     mlxd_tokens t = {0};
     mlxd_why why;
-    assert_int_equal(mlxd_chat_encode(f.chat, f.tokenizer, m, 1, 0, &t, &why), MLXD_OK);
+    assert_int_equal(encode(&f, m, 1, 0, &t, &why), MLXD_OK);
     size_t exact = t.count;
     t.count = 0;
     for (size_t max = 1; max < exact; max++) {
-        assert_int_equal(mlxd_chat_encode(f.chat, f.tokenizer, m, 1, max, &t, &why),
-                         MLXD_ERR_RANGE);
+        assert_int_equal(encode(&f, m, 1, max, &t, &why), MLXD_ERR_RANGE);
         assert_true(t.count <= max);
         t.count = 0;
     }
-    assert_int_equal(mlxd_chat_encode(f.chat, f.tokenizer, m, 1, exact, &t, &why), MLXD_OK);
+    assert_int_equal(encode(&f, m, 1, exact, &t, &why), MLXD_OK);
     assert_int_equal(t.count, exact);
-    assert_int_equal(mlxd_chat_encode(f.chat, f.tokenizer, m, 2, 0, &t, &why), MLXD_ERR_INVALID);
+    assert_int_equal(encode(&f, m, 2, 0, &t, &why), MLXD_ERR_INVALID);
     assert_string_equal(why.text, "message 1: content is not UTF-8 at byte 3");
-    mlxd_buf out;
-    mlxd_buf_init(&out, 10);
-    assert_int_equal(mlxd_chat_render(f.chat, m, 1, true, &out, &why), MLXD_ERR_NOMEM);
-    mlxd_buf_deinit(&out);
     /* U+0000 is a character like any other. */
     m[0].content = (mlxd_slice){(const uint8_t *)"\0", 1};
     t.count = 0;
-    assert_int_equal(mlxd_chat_encode(f.chat, f.tokenizer, m, 1, 0, &t, &why), MLXD_OK);
+    assert_int_equal(encode(&f, m, 1, 0, &t, &why), MLXD_OK);
     assert_int_equal(count_id(&t, MINI_BYTE(0)), 1);
     mlxd_tokens_deinit(&t);
     close_all(&f);
@@ -421,11 +520,11 @@ static void vocabulary_without_the_control_tokens(void **state) {
     open_with(&f, v);
     free(v);
     mlxd_chat_message m = message("user", "Hi");
-    mlxd_buf text;
-    mlxd_buf_init(&text, 0);
-    assert_int_equal(mlxd_chat_render(f.chat, &m, 1, true, &text, NULL), MLXD_OK);
-    check_ids(&f, &m, 1, mlxd_slice_str(mlxd_buf_str(&text)));
-    mlxd_buf_deinit(&text);
+    mlxd_chat_input in = plain(&m, 1, true);
+    mlxd_chat_prompt p;
+    assert_int_equal(mlxd_chat_render(f.chat, &in, &p, NULL), MLXD_OK);
+    check_ids(&f, &m, 1, p.text);
+    mlxd_chat_prompt_deinit(&p);
     close_all(&f);
 }
 
@@ -433,11 +532,13 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_transformers),
         cmocka_unit_test(real_model_equals_transformers),
-        cmocka_unit_test(default_system_message),
-        cmocka_unit_test(same_structure_in_other_spellings),
-        cmocka_unit_test(other_default_texts),
-        cmocka_unit_test(refuses_what_it_does_not_know),
-        cmocka_unit_test(damaged_templates),
+        cmocka_unit_test(from_gguf),
+        cmocka_unit_test(from_files),
+        cmocka_unit_test(no_template_or_a_bad_one),
+        cmocka_unit_test(messages_in_the_form_a_template_takes),
+        cmocka_unit_test(roles_and_reasoning),
+        cmocka_unit_test(variables),
+        cmocka_unit_test(refusals_of_the_template),
         cmocka_unit_test(user_text_never_becomes_a_control_token),
         cmocka_unit_test(seams_are_not_seen_by_the_tokenizer),
         cmocka_unit_test(bounds_and_bad_text),

@@ -41,8 +41,8 @@ static const struct refusal refusals[] = {
     {ONE("{\"content\":\"x\"}"), 400, "invalid_type", "messages[0].role", NULL},
     {ONE("{\"role\":\"root\",\"content\":\"x\"}"), 400, "invalid_value", "messages[0].role",
      "root"},
-    {ONE("{\"role\":\"tool\",\"content\":\"x\",\"tool_call_id\":\"1\"}"), 400,
-     "unsupported_parameter", "messages[0].role", NULL},
+    {ONE("{\"role\":\"function\",\"content\":\"x\"}"), 400, "invalid_value", "messages[0].role",
+     "function"},
     {ONE("{\"role\":\"user\"}"), 400, "invalid_type", "messages[0].content", NULL},
     {ONE("{\"role\":\"user\",\"content\":null}"), 400, "invalid_type", "messages[0].content", NULL},
     {ONE("{\"role\":\"user\",\"content\":[]}"), 400, "invalid_value", "messages[0].content", NULL},
@@ -54,8 +54,14 @@ static const struct refusal refusals[] = {
      400, "unsupported_parameter", "messages[0].content[1].type", "image_url"},
     {ONE("{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}"), 400, "invalid_type",
      "messages[0].content[0].text", NULL},
-    {ONE("{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]}"), 400,
-     "unsupported_parameter", "messages[0].tool_calls", NULL},
+    {ONE("{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]}"), 400, "invalid_type",
+     "messages[0].tool_calls[0]", "function"},
+    {ONE("{\"role\":\"assistant\",\"content\":null,\"tool_calls\":{}}"), 400, "invalid_type",
+     "messages[0].tool_calls", NULL},
+    {ONE("{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\"}}]}"), 400,
+     "invalid_type", "messages[0].tool_calls[0]", "arguments"},
+    {ONE("{\"role\":\"assistant\",\"content\":null,\"function_call\":{}}"), 400,
+     "unsupported_parameter", "messages[0].function_call", NULL},
     /* numbers */
     {FIELD("\"max_tokens\":-1"), 400, "invalid_value", "max_tokens", NULL},
     {FIELD("\"max_tokens\":0"), 400, "invalid_value", "max_tokens", NULL},
@@ -99,8 +105,21 @@ static const struct refusal refusals[] = {
      "stream_options.include_usage", NULL},
     {FIELD("\"mlxd\":{\"timings\":1}"), 400, "invalid_type", "mlxd.timings", NULL},
     /* what is not implemented */
-    {FIELD("\"tools\":[{\"type\":\"function\"}]"), 400, "unsupported_parameter", "tools", NULL},
-    {FIELD("\"tool_choice\":\"auto\""), 400, "unsupported_parameter", "tool_choice", NULL},
+    {FIELD("\"tools\":[{\"type\":\"web\"}]"), 400, "unsupported_parameter", "tools", NULL},
+    {FIELD("\"tools\":[{\"type\":\"function\"}]"), 400, "invalid_value", "tools", "function.name"},
+    {FIELD("\"tools\":[7]"), 400, "invalid_type", "tools", NULL},
+    {FIELD("\"tools\":{}"), 400, "invalid_type", "tools", NULL},
+    {FIELD("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"), 400,
+     "unsupported_parameter", "tools", "chat template does not use it"},
+    {FIELD("\"tool_choice\":\"required\""), 400, "unsupported_parameter", "tool_choice", NULL},
+    {FIELD("\"tool_choice\":{\"type\":\"function\"}"), 400, "unsupported_parameter", "tool_choice",
+     NULL},
+    {FIELD("\"documents\":[{\"text\":\"t\"}]"), 400, "unsupported_parameter", "documents",
+     "chat template does not use it"},
+    {FIELD("\"documents\":\"x\""), 400, "invalid_type", "documents", NULL},
+    {FIELD("\"enable_thinking\":1"), 400, "invalid_type", "enable_thinking", NULL},
+    {FIELD("\"chat_template_kwargs\":[]"), 400, "invalid_type", "chat_template_kwargs", NULL},
+    {FIELD("\"reasoning_effort\":3"), 400, "invalid_type", "reasoning_effort", NULL},
     {FIELD("\"functions\":[{}]"), 400, "unsupported_parameter", "functions", NULL},
     {FIELD("\"function_call\":\"auto\""), 400, "unsupported_parameter", "function_call", NULL},
     {FIELD("\"response_format\":{\"type\":\"json_object\"}"), 400, "unsupported_parameter",
@@ -120,6 +139,10 @@ static const struct refusal refusals[] = {
     {FIELD("\"strict_fields\":true,\"mlxd\":{\"y\":1}"), 400, "unknown_parameter", "mlxd.y", NULL},
     {"{\"strict_fields\":true,\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"z\":1}]}", 400,
      "unknown_parameter", "messages[0].z", NULL},
+    {FIELD("\"strict_fields\":true,\"enable_thinking\":true"), 400, "unknown_parameter",
+     "enable_thinking", NULL},
+    {FIELD("\"strict_fields\":true,\"chat_template_kwargs\":{\"q\":1}"), 400, "unknown_parameter",
+     "chat_template_kwargs.q", NULL},
     {FIELD("\"strict_fields\":1"), 400, "invalid_type", "strict_fields", NULL},
 };
 
@@ -247,7 +270,7 @@ static void test_context(void **state) {
     fixture_close(f);
 }
 
-/* A model file without a template that we know: raw prompts only, and the refusal says why. */
+/* A model file without a template that works: raw prompts only, and the refusal says why. */
 static void test_no_template(void **state) {
     (void)state;
     static const struct refusal r = {"chat", 400, "no_chat_template", "messages",
@@ -261,6 +284,58 @@ static void test_no_template(void **state) {
     answer_free(&a);
     a = post(f->port, "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":2}");
     assert_int_equal(a.status, 200);
+    answer_free(&a);
+    fixture_close(f);
+}
+
+/* What a request says to the template arrives there: this one answers with what it got. */
+static void test_template_inputs(void **state) {
+    (void)state;
+    static const char *const rows[][2] = {
+        {FIELD("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"x\":1.0}}],"
+               "\"tool_choice\":\"auto\""),
+         "tools [{'type': 'function', 'function': {'name': 'f', 'x': 1.0}}] None - - -"},
+        {FIELD("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],"
+               "\"tool_choice\":\"none\""),
+         "tools None None - - -"},
+        {FIELD("\"documents\":[{\"title\":\"t\"}],\"enable_thinking\":false"),
+         "tools None [{'title': 't'}] False - -"},
+        {FIELD("\"reasoning_effort\":\"low\",\"chat_template_kwargs\":{\"extra\":[1],"
+               "\"enable_thinking\":true}"),
+         "tools None None True low [1]"},
+        {"{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"type\":\"function\",\"id\":"
+         "\"1\","
+         "\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":2}\"}}]},"
+         "{\"role\":\"tool\",\"content\":\"r\",\"tool_call_id\":\"1\"}]}",
+         "assistant calls f 2"},
+    };
+    fixture *f = fixture_open(NULL);
+    mlxd_why why = {{0}};
+    mlxd_chat_close(f->host.chat);
+    mlxd_chat_source source = {
+        .text = mlxd_slice_str(
+            "{% if messages[0].tool_calls %}"
+            "{{ raise_exception(messages[0].role ~ ' calls ' ~ "
+            "messages[0].tool_calls[0].function.name ~ ' ' ~ "
+            "messages[0].tool_calls[0].function.arguments.a) }}{% endif %}"
+            "{% if messages[0].content != 'MARK' %}"
+            "{{ raise_exception('tools ' ~ tools ~ ' ' ~ documents ~ ' ' ~ "
+            "enable_thinking | default('-') ~ ' ' ~ reasoning_effort | default('-') ~ ' ' ~ "
+            "extra | default('-')) }}{% endif %}")};
+    assert_int_equal(mlxd_chat_open(&f->host.chat, &source, &why), MLXD_OK);
+    for (size_t i = 0; i < MLXD_COUNT_OF(rows); i++) {
+        const struct refusal r = {rows[i][0], 400, "invalid_value", "messages", rows[i][1]};
+        answer a = chat(f->port, rows[i][0]);
+        check_refusal(&a, &r);
+        answer_free(&a);
+    }
+    mlxd_chat_close(f->host.chat);
+    source.text = mlxd_slice_str("{{ messages[0].nothing.at_all }}");
+    assert_int_equal(mlxd_chat_open(&f->host.chat, &source, &why), MLXD_OK);
+    const struct refusal fails = {"fails", 400, "chat_template_failed", "messages",
+                                  "chat template, line 1, column 23: "};
+    answer a = chat(f->port, FIELD("\"n\":1"));
+    check_refusal(&a, &fails);
     answer_free(&a);
     fixture_close(f);
 }
@@ -499,6 +574,7 @@ int main(void) {
         cmocka_unit_test(test_too_deep_or_many),
         cmocka_unit_test(test_context),
         cmocka_unit_test(test_no_template),
+        cmocka_unit_test(test_template_inputs),
         cmocka_unit_test(test_queue_full),
         cmocka_unit_test(test_client_leaves),
         cmocka_unit_test(test_clients_come_and_go),
