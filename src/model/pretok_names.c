@@ -70,6 +70,26 @@ static const struct {
     {"viking", {0}, {BLOOM, "\\p{N}"}},
 };
 
+/* As tokenizer.json files spell some of those above. */
+static const char *const spellings[] = {
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"
+    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+    "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    "\\p{N}+",
+};
+
+bool mlxd_pretok_knows(mlxd_slice pattern) {
+    for (size_t i = 0; i < MLXD_COUNT_OF(families); i++)
+        for (size_t e = 0; e < EXPRESSIONS_MAX && families[i].expressions[e]; e++)
+            if (mlxd_slice_eq(pattern, mlxd_slice_str(families[i].expressions[e])))
+                return true;
+    for (size_t i = 0; i < MLXD_COUNT_OF(spellings); i++)
+        if (mlxd_slice_eq(pattern, mlxd_slice_str(spellings[i])))
+            return true;
+    return false;
+}
+
 mlxd_slice mlxd_pretok_gpt2(void) {
     return mlxd_slice_str(GPT2);
 }
