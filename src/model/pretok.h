@@ -68,6 +68,7 @@ bool mlxd_pretok_jit(const mlxd_pretok *p);
 typedef struct mlxd_pretok_family {
     bool ignore_merges; /* a word that is a token becomes that token */
     bool add_bos;       /* unless the file says otherwise */
+    bool nfc;           /* its own tokenizer normalizes (llama.cpp does not) */
 } mlxd_pretok_family;
 /* Adds the steps of `name`. UNSUPPORTED, with the known names, for another one. `jit` false:
  * interpreted, for tests. */

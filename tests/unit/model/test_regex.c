@@ -1,6 +1,6 @@
 /* test_regex.c - expressions of tokenizer.json in Oniguruma's syntax: what they match (Hugging Face
- * tokenizers 0.23 gave the expected cuts), what is refused, and that no text takes for ever; and the
- * normal forms of unicode.c. */
+ * tokenizers 0.23 gave the expected cuts), what is refused, and that no text takes for ever; and
+ * the normal forms of unicode.c. */
 #include "model/regex.h"
 #include "model/unicode.h"
 
