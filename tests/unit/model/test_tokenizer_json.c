@@ -604,12 +604,15 @@ static void malformed_files_are_refused(void **state) {
 static void where_bos_and_eos_come_from(void **state) {
     (void)state;
     mlxd_tokenizer *t;
-    static const char special_map[] = "{\"eos_token\":{\"content\":\"</s>\"},\"bos_token\":\"a\"}";
-    static const char config[] = "{\"eos_token\":\"b\",\"bos_token\":null,\"add_bos_token\":true}";
+    static const char special_map[] = "{\"eos_token\":{\"content\":\"</s>\"},\"bos_token\":\"c\"}";
+    static const char config[] = "{\"eos_token\":\"ab\",\"bos_token\":null,\"add_bos_token\":true}";
     assert_int_equal(open_texts(&t, FILE_OF("", ""), config, special_map, NULL), MLXD_OK);
-    assert_int_equal(mlxd_tokenizer_eos(t), 6);
-    assert_int_equal(mlxd_tokenizer_bos(t), 5);
+    assert_int_equal(mlxd_tokenizer_eos(t), 8);
+    assert_int_equal(mlxd_tokenizer_bos(t), 7);
     assert_true(mlxd_tokenizer_add_bos(t));
+    assert_true(mlxd_tokenizer_is_control(t, 8)); /* it was no added token before */
+    EXPECT_IDS(t, "ab", false, 5, 6);
+    EXPECT_IDS(t, "cab", true, 7, 8);
     assert_true(mlxd_tokenizer_is_end(t, 1)); /* by its name */
     mlxd_tokenizer_close(t);
     assert_int_equal(open_texts(&t, FILE_OF("", ""), NULL, special_map, NULL), MLXD_OK);
