@@ -21,7 +21,8 @@ mlxd_err mlxd_pretok_add(mlxd_pretok *p, mlxd_pretok_step step, mlxd_why *why) {
 mlxd_err mlxd_pretok_add_split(mlxd_pretok *p, mlxd_slice pattern, mlxd_pretok_behavior behavior,
                                bool invert, bool jit, mlxd_why *why) {
     mlxd_regex *regex;
-    mlxd_err err = mlxd_regex_open(&regex, pattern, jit, why);
+    mlxd_regex_options options = {.linear = mlxd_pretok_knows(pattern), .interpreted = !jit};
+    mlxd_err err = mlxd_regex_open(&regex, pattern, options, why);
     if (err)
         return err;
     mlxd_pretok_step step = {.pattern = regex, .behavior = behavior, .invert = invert};

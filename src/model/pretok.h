@@ -58,6 +58,8 @@ mlxd_err mlxd_pretok_add(mlxd_pretok *p, mlxd_pretok_step step, mlxd_why *why) M
 /* Adds a split by an expression. */
 mlxd_err mlxd_pretok_add_split(mlxd_pretok *p, mlxd_slice pattern, mlxd_pretok_behavior behavior,
                                bool invert, bool jit, mlxd_why *why) MLXD_MUST_CHECK;
+/* Is it one of the expressions of the known families, which are linear in every text? */
+bool mlxd_pretok_knows(mlxd_slice pattern);
 void mlxd_pretok_deinit(mlxd_pretok *p);
 /* Was machine code made for all of its patterns? */
 bool mlxd_pretok_jit(const mlxd_pretok *p);
@@ -66,6 +68,7 @@ bool mlxd_pretok_jit(const mlxd_pretok *p);
 typedef struct mlxd_pretok_family {
     bool ignore_merges; /* a word that is a token becomes that token */
     bool add_bos;       /* unless the file says otherwise */
+    bool nfc;           /* its own tokenizer normalizes (llama.cpp does not) */
 } mlxd_pretok_family;
 /* Adds the steps of `name`. UNSUPPORTED, with the known names, for another one. `jit` false:
  * interpreted, for tests. */

@@ -59,8 +59,9 @@ static const struct {
      {.ignore_merges = true, .add_bos = true},
      {LLAMA3}},
     {"dbrx smaug-bpe chatglm-bpe glm4", {0}, {LLAMA3}},
-    {"qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez", {0}, {QWEN2}},
-    {"qwen35", {0}, {QWEN35}},
+    {"qwen2", {.nfc = true}, {QWEN2}},
+    {"deepseek-r1-qwen stablelm2 hunyuan megrez", {0}, {QWEN2}},
+    {"qwen35", {.nfc = true}, {QWEN35}},
     {"gpt-4o llama4", {.ignore_merges = true}, {O200K}},
     {"tekken", {.ignore_merges = true, .add_bos = true}, {TEKKEN}},
     {"deepseek-v3 hunyuan-dense", {0}, {"\\p{N}{1,3}", CJK, DEEPSEEK3}},
@@ -69,6 +70,26 @@ static const struct {
     {"bloom poro-chat gpt3-finnish", {0}, {BLOOM}},
     {"viking", {0}, {BLOOM, "\\p{N}"}},
 };
+
+/* As tokenizer.json files spell some of those above. */
+static const char *const spellings[] = {
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"
+    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+    "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    "\\p{N}+",
+};
+
+bool mlxd_pretok_knows(mlxd_slice pattern) {
+    for (size_t i = 0; i < MLXD_COUNT_OF(families); i++)
+        for (size_t e = 0; e < EXPRESSIONS_MAX && families[i].expressions[e]; e++)
+            if (mlxd_slice_eq(pattern, mlxd_slice_str(families[i].expressions[e])))
+                return true;
+    for (size_t i = 0; i < MLXD_COUNT_OF(spellings); i++)
+        if (mlxd_slice_eq(pattern, mlxd_slice_str(spellings[i])))
+            return true;
+    return false;
+}
 
 mlxd_slice mlxd_pretok_gpt2(void) {
     return mlxd_slice_str(GPT2);

@@ -15,7 +15,7 @@
 #define STEPS_GROWTH 16u
 #define STEPS_MAX (1u << 30)
 #define BUDGET_BASE (4u << 20)
-#define BUDGET_PER_BYTE 64u
+#define BUDGET_PER_BYTE 256u
 #define HEAP_KIB (64u << 10)
 #define JIT_STACK_FIRST (32u << 10)
 #define JIT_STACK_MAX (4u << 20)
@@ -34,6 +34,7 @@ struct mlxd_regex_work {
     pcre2_match_data *data;
     pcre2_jit_stack *stack;
     uint64_t budget;
+    size_t place; /* in the text, of the last call back */
 };
 
 static void *take(size_t bytes, void *unused) {
@@ -48,7 +49,7 @@ static void give(void *p, void *unused) {
 
 /* ---- compiling ---- */
 
-static mlxd_err compile(mlxd_regex *r, const mlxd_buf *translated, mlxd_slice pattern,
+static mlxd_err compile(mlxd_regex *r, const mlxd_buf *translated, mlxd_slice pattern, bool linear,
                         mlxd_why *why) {
     pcre2_compile_context *c = pcre2_compile_context_create(r->memory);
     if (!c)
@@ -57,8 +58,10 @@ static mlxd_err compile(mlxd_regex *r, const mlxd_buf *translated, mlxd_slice pa
     pcre2_set_parens_nest_limit(c, 64);
     int error;
     PCRE2_SIZE offset;
-    r->code = pcre2_compile(translated->data, translated->len,
-                            PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, c);
+    uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
+    if (!linear)
+        options |= PCRE2_AUTO_CALLOUT;
+    r->code = pcre2_compile(translated->data, translated->len, options, &error, &offset, c);
     pcre2_compile_context_free(c);
     if (r->code)
         return MLXD_OK;
@@ -80,7 +83,8 @@ static mlxd_regex *new_regex(mlxd_why *why) {
     return NULL;
 }
 
-mlxd_err mlxd_regex_open(mlxd_regex **out, mlxd_slice pattern, bool jit, mlxd_why *why) {
+mlxd_err mlxd_regex_open(mlxd_regex **out, mlxd_slice pattern, mlxd_regex_options options,
+                         mlxd_why *why) {
     MLXD_ASSERT(out);
     *out = NULL;
     mlxd_buf translated;
@@ -88,13 +92,13 @@ mlxd_err mlxd_regex_open(mlxd_regex **out, mlxd_slice pattern, bool jit, mlxd_wh
     mlxd_regex *r = new_regex(why);
     mlxd_err err = r ? mlxd_regex_translate(pattern, &translated, why) : MLXD_ERR_NOMEM;
     if (!err)
-        err = compile(r, &translated, pattern, why);
+        err = compile(r, &translated, pattern, options.linear, why);
     mlxd_buf_deinit(&translated);
     if (err) {
         mlxd_regex_close(r);
         return err;
     }
-    r->jit = jit && pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE) == 0;
+    r->jit = !options.interpreted && pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE) == 0;
     *out = r;
     return MLXD_OK;
 }
@@ -131,6 +135,18 @@ bool mlxd_regex_jit(const mlxd_regex *r) {
 
 /* ---- searching ---- */
 
+/* Called before each item of an expression. */
+static int charge(pcre2_callout_block *block, void *ctx) {
+    mlxd_regex_work *w = ctx;
+    size_t at = block->current_position;
+    uint64_t cost = 1 + (at > w->place ? at - w->place : 0);
+    w->place = at;
+    if (cost > w->budget)
+        return PCRE2_ERROR_MATCHLIMIT;
+    w->budget -= cost;
+    return 0;
+}
+
 mlxd_regex_work *mlxd_regex_work_open(size_t text_bytes) {
     mlxd_regex_work *w = mlxd_mem_new(1, sizeof *w);
     if (!w)
@@ -144,6 +160,7 @@ mlxd_regex_work *mlxd_regex_work_open(size_t text_bytes) {
         return NULL;
     }
     pcre2_set_heap_limit(w->context, HEAP_KIB);
+    pcre2_set_callout(w->context, charge, w);
     /* Without a stack of its own, machine code makes do with 32 KiB; NULL here means just that. */
     w->stack = pcre2_jit_stack_create(JIT_STACK_FIRST, JIT_STACK_MAX, w->memory);
     if (w->stack)
@@ -187,6 +204,7 @@ mlxd_err mlxd_regex_next(const mlxd_regex *r, mlxd_regex_work *w, mlxd_slice tex
     static const uint8_t nothing[1];
     int rc = 0;
     for (uint32_t steps = STEPS_FIRST;;) {
+        w->place = from;
         pcre2_set_match_limit(w->context, steps);
         rc = pcre2_match(r->code, text.data ? text.data : nothing, text.len, from,
                          PCRE2_NO_UTF_CHECK, w->data, w->context);

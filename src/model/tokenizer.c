@@ -71,17 +71,25 @@ mlxd_err mlxd_tokenizer_finish(mlxd_tokenizer *t, const char *where, mlxd_why *w
     return err ? err : add_named_ends(t, why);
 }
 
+/* Can a text without added tokens give an id from `rows` on? */
+static bool makes_beyond(const mlxd_tokenizer *t, size_t rows) {
+    bool beyond = t->bpe.unknown >= (int64_t)rows;
+    for (size_t i = 0; i < 256; i++)
+        beyond |= t->bpe.byte_ids[i] >= (int64_t)rows;
+    for (size_t id = rows; id < t->lexicon.count && !beyond; id++) {
+        mlxd_slice text = mlxd_lexicon_text(&t->lexicon, (int32_t)id);
+        beyond = mlxd_lexicon_find(&t->lexicon, text) == (int32_t)id;
+    }
+    return beyond;
+}
+
 mlxd_err mlxd_tokenizer_fit(mlxd_tokenizer *t, size_t rows, mlxd_why *why) {
     MLXD_ASSERT(t);
     if (rows >= t->lexicon.count)
         return MLXD_OK;
-    for (size_t id = rows; id < t->lexicon.count; id++) {
-        mlxd_slice text = mlxd_lexicon_text(&t->lexicon, (int32_t)id);
-        if (mlxd_lexicon_find(&t->lexicon, text) == (int32_t)id)
-            return mlxd_fail(why, MLXD_ERR_DATA,
-                             "the tokenizer has %zu tokens, the embedding %zu rows",
-                             t->lexicon.count, rows);
-    }
+    if (makes_beyond(t, rows))
+        return mlxd_fail(why, MLXD_ERR_DATA, "the tokenizer has %zu tokens, the embedding %zu rows",
+                         t->lexicon.count, rows);
     if (t->bos >= (int64_t)rows || t->eos >= (int64_t)rows)
         return mlxd_fail(why, MLXD_ERR_DATA, "bos is token %d, eos %d, the embedding has %zu rows",
                          t->bos, t->eos, rows);

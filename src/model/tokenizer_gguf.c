@@ -198,7 +198,11 @@ static mlxd_err read_gpt2(mlxd_tokenizer *t, const mlxd_gguf *g, mlxd_why *why) 
     err = mlxd_pretok_add_named(&t->pretok, pre, true, &family, why);
     if (err)
         return mlxd_fail_in(why, err, KEY("pre"));
-    err = read_lexicon(t, g, true, why);
+    mlxd_normalizer_step nfc = {.kind = MLXD_NORMALIZE_FORM, .form = MLXD_UNICODE_NFC};
+    if (family.nfc)
+        err = mlxd_normalizer_add(&t->normalizer, nfc, (mlxd_slice){0}, why);
+    if (!err)
+        err = read_lexicon(t, g, true, why);
     if (!err)
         err = read_merges(t, g, why);
     t->bpe.ignore_merges = family.ignore_merges;

@@ -200,6 +200,45 @@ static mlxd_err read_added_decoder(reader *r) {
     return MLXD_OK;
 }
 
+/* A token is a text, or an object with one; *found false: the file names none. */
+static mlxd_err token_text(const mlxd_json *file, const char *key, mlxd_slice *text, bool *found,
+                           mlxd_why *why) {
+    const mlxd_json *v = member(file, key);
+    if (is_kind(v, MLXD_JSON_OBJECT))
+        v = member(v, "content");
+    *found = v != NULL;
+    if (v && mlxd_json_get_str(v, text))
+        return mlxd_fail(why, MLXD_ERR_DATA, "%s: expected a token", key);
+    return MLXD_OK;
+}
+
+/* BOS and EOS are special, also where only the configuration says so. */
+static mlxd_err read_named_special(reader *r) {
+    static const char *const keys[] = {"bos_token", "eos_token"};
+    const mlxd_json *files[] = {r->config, r->special_map};
+    const mlxd_json *vocab = member(r->model, "vocab");
+    for (size_t i = 0; i < 4; i++) {
+        mlxd_slice text = {0};
+        bool found, known = false;
+        mlxd_err err = token_text(files[i / 2], keys[i % 2], &text, &found, r->why);
+        if (err)
+            return mlxd_fail_in(r->why, err, "%s", i < 2 ? CONFIG : SPECIAL_MAP);
+        for (size_t k = 0; k < r->n_added && text.len > 0 && !known; k++) {
+            known = mlxd_slice_eq(r->added[k].text, text);
+            r->added[k].special |= known;
+        }
+        const mlxd_json *id = NULL;
+        if (text.len > 0 && !known && is_kind(vocab, MLXD_JSON_OBJECT))
+            id = mlxd_json_find(vocab, (const char *)text.data);
+        added_token a = {.text = text, .special = true};
+        if (id && mlxd_json_get_int64(id, &a.id) == MLXD_OK)
+            err = add_added(r, a);
+        if (err)
+            return err;
+    }
+    return MLXD_OK;
+}
+
 /* Added tokens among the others: special ones cannot be made by merges any more. */
 static mlxd_err place_added(reader *r) {
     for (size_t i = 0; i < r->n_added; i++) {
@@ -387,18 +426,6 @@ static mlxd_err read_model(reader *r) {
 
 /* ---- bos and eos ---- */
 
-/* A token is a text, or an object with one; *found false: the file names none. */
-static mlxd_err token_text(const mlxd_json *file, const char *key, mlxd_slice *text, bool *found,
-                           mlxd_why *why) {
-    const mlxd_json *v = member(file, key);
-    if (is_kind(v, MLXD_JSON_OBJECT))
-        v = member(v, "content");
-    *found = v != NULL;
-    if (v && mlxd_json_get_str(v, text))
-        return mlxd_fail(why, MLXD_ERR_DATA, "%s: expected a token", key);
-    return MLXD_OK;
-}
-
 /* By the configuration, else by the special map; *id stays -1 if neither names it. */
 static mlxd_err read_named(reader *r, const char *key, int32_t *id) {
     const struct {
@@ -482,6 +509,8 @@ static mlxd_err read_tokenizer(reader *r) {
         err = read_added_list(r);
     if (!err)
         err = read_added_decoder(r);
+    if (!err)
+        err = read_named_special(r);
     if (!err)
         err = read_model(r);
     return err ? err : read_ends(r);

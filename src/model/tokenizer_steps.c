@@ -50,7 +50,8 @@ static mlxd_err get_pattern(const mlxd_json *v, mlxd_regex **out, mlxd_why *why)
         return mlxd_fail(why, MLXD_ERR_DATA, "pattern: expected an object");
     if (member(pattern, "Regex")) {
         mlxd_err err = get_str(pattern, "Regex", &text, why);
-        return err ? err : mlxd_regex_open(out, text, true, why);
+        mlxd_regex_options options = {.linear = mlxd_pretok_knows(text)};
+        return err ? err : mlxd_regex_open(out, text, options, why);
     }
     mlxd_err err = get_str(pattern, "String", &text, why);
     if (!err && text.len == 0)
@@ -169,7 +170,8 @@ static mlxd_err read_strip(reader *r, const mlxd_json *v) {
         mlxd_err err = get_bool(v, keys[i], true, &wanted, r->why);
         mlxd_normalizer_step s = {.kind = MLXD_NORMALIZE_REPLACE};
         if (!err && wanted)
-            err = mlxd_regex_open(&s.pattern, mlxd_slice_str(patterns[i]), true, r->why);
+            err = mlxd_regex_open(&s.pattern, mlxd_slice_str(patterns[i]), (mlxd_regex_options){0},
+                                  r->why);
         if (!err && wanted)
             err = mlxd_normalizer_add(&r->t->normalizer, s, (mlxd_slice){0}, r->why);
         if (err)

@@ -4,6 +4,8 @@
     tokenizers/NAME.config.json      its tokenizer_config.json (llama3, mistral only)
     tokenizers/NAME.golden.json      {"plain": [...], "special": [...]}, entries one per line:
                                      {"text": base64, "ids": [...], "shown": base64}
+    tokenizers/NAME.gguf             the same as the metadata of a GGUF file (llama3, qwen, o200k,
+                                     deepseek: the families that GGUF has a name for)
     tokenizers/spm.gguf              metadata only: a model of the sentencepiece library
     tokenizers/spm.golden.json       the same, by that library
 
@@ -233,6 +235,10 @@ CONFIGS = {
 }
 
 
+# What GGUF calls their pre-tokenizers.
+GGUF_PRE = {"llama3": "llama-bpe", "qwen": "qwen2", "o200k": "gpt-4o", "deepseek": "deepseek-v3"}
+
+
 def words(control):
     """Texts with added tokens in the places where their flags matter."""
     for name in control:
@@ -276,6 +282,8 @@ def write_kind(folder, out, name):
     text = json.dumps(source, ensure_ascii=False, separators=(",", ":"))
     (folder / f"{name}.tokenizer.json").write_text(text + "\n")
     made = Tokenizer.from_str(text)
+    if name in GGUF_PRE:
+        write_gguf(folder / f"{name}.gguf", source, GGUF_PRE[name])
     if name in CONFIGS:
         (folder / f"{name}.config.json").write_text(json.dumps(CONFIGS[name]) + "\n")
     control = [t["content"] for t in source["added_tokens"]]
@@ -285,6 +293,26 @@ def write_kind(folder, out, name):
     lists = {"plain": [entry(made, t) for t in plain], "special": with_special}
     write_golden(folder / f"{name}.golden.json", lists)
     return {"name": name, "tokens": made.get_vocab_size(), **{k: len(v) for k, v in lists.items()}}
+
+
+def write_gguf(file, source, pre):
+    """The tokenizer as a GGUF file tells it."""
+    kind = gguf.TokenType
+    tokens = {i: (t, kind.NORMAL) for t, i in source["model"]["vocab"].items()}
+    for t in source["added_tokens"]:
+        special = kind.CONTROL if t["special"] else kind.USER_DEFINED
+        tokens[t["id"]] = (t["content"], special)
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list([tokens[i][0] for i in range(len(tokens))])
+    writer.add_token_types([tokens[i][1] for i in range(len(tokens))])
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m)
+                             for m in source["model"]["merges"]])
+    writer.add_bos_token_id(len(tokens) - 3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
 
 
 def write_spm(folder, out):

@@ -144,7 +144,7 @@ static void covers_everything_and_jit_agrees(void **state) {
         mlxd_buf_init(&text, 0);
         mlxd_buf_init(&a, 0);
         mlxd_buf_init(&b, 0);
-        for (int round = 0; round < 301; round++) {
+        for (int round = 0; round < 31; round++) {
             mlxd_buf_clear(&text);
             uint8_t utf8[4];
             if (round == 0)
@@ -220,7 +220,7 @@ static void a_mebibyte_for_every_family(void **state) {
         mlxd_pretok p;
         open_pretok(&p, names[n / 2], n % 2);
         for (size_t i = 0; i < MLXD_COUNT_OF(units); i++) {
-            size_t unit = strlen(units[i]), len = (1u << 20) / unit * unit;
+            size_t unit = strlen(units[i]), len = (n % 2 ? 1u << 20 : 1u << 17) / unit * unit;
             uint8_t *text = malloc(len);
             for (size_t at = 0; at < len; at += unit)
                 memcpy(text + at, units[i], unit);

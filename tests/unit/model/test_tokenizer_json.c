@@ -26,12 +26,12 @@ static mlxd_err open_texts(mlxd_tokenizer **t, const char *tokenizer, const char
 }
 
 /* The tokenizer of that name in tests/golden/tokenizers; it copies what it keeps. */
-static mlxd_tokenizer *open_golden(const char *name) {
+static mlxd_tokenizer *open_golden_as(const char *name, bool as_gguf) {
     mlxd_tokenizer *t = NULL;
     mlxd_why why = {{0}};
     size_t len = 0, config_len = 0;
     mlxd_err err;
-    if (strcmp(name, "spm") == 0) {
+    if (as_gguf) {
         mlxd_gguf *g;
         char *data = read_golden(name, ".gguf", &len);
         assert_non_null(data);
@@ -54,6 +54,10 @@ static mlxd_tokenizer *open_golden(const char *name) {
     if (err)
         fail_msg("%s: %s", name, why.text);
     return t;
+}
+
+static mlxd_tokenizer *open_golden(const char *name) {
+    return open_golden_as(name, strcmp(name, "spm") == 0);
 }
 
 static void encode(const mlxd_tokenizer *t, mlxd_slice text, bool special, mlxd_tokens *out) {
@@ -155,25 +159,45 @@ static size_t check_rows(const mlxd_tokenizer *t, const char *name, const mlxd_j
     return wrong;
 }
 
+/* How many rows of a golden file come out otherwise. */
+static size_t check_golden(const mlxd_tokenizer *t, const char *name) {
+    size_t len = 0;
+    char *text = read_golden(name, ".golden.json", &len);
+    mlxd_json_doc *doc;
+    mlxd_why why = {{0}};
+    assert_non_null(text);
+    if (mlxd_json_parse(&doc, (mlxd_slice){(uint8_t *)text, len}, 8, &why))
+        fail_msg("%s: %s", name, why.text);
+    free(text);
+    const mlxd_json *root = mlxd_json_root(doc), *special = mlxd_json_find(root, "special");
+    assert_true(mlxd_json_count(mlxd_json_find(root, "plain")) > 100);
+    size_t wrong = check_rows(t, name, mlxd_json_find(root, "plain"), false);
+    if (special)
+        wrong += check_rows(t, name, special, true);
+    mlxd_json_close(doc);
+    return wrong;
+}
+
 static void equals_the_libraries(void **state) {
     (void)state;
     size_t wrong = 0;
     for (size_t k = 0; k < MLXD_COUNT_OF(kinds); k++) {
         mlxd_tokenizer *t = open_golden(kinds[k]);
-        size_t len = 0;
-        char *text = read_golden(kinds[k], ".golden.json", &len);
-        mlxd_json_doc *doc;
-        mlxd_why why = {{0}};
-        assert_non_null(text);
-        if (mlxd_json_parse(&doc, (mlxd_slice){(uint8_t *)text, len}, 8, &why))
-            fail_msg("%s: %s", kinds[k], why.text);
-        free(text);
-        const mlxd_json *root = mlxd_json_root(doc), *special = mlxd_json_find(root, "special");
-        assert_true(mlxd_json_count(mlxd_json_find(root, "plain")) > 100);
-        wrong += check_rows(t, kinds[k], mlxd_json_find(root, "plain"), false);
-        if (special)
-            wrong += check_rows(t, kinds[k], special, true);
-        mlxd_json_close(doc);
+        wrong += check_golden(t, kinds[k]);
+        mlxd_tokenizer_close(t);
+    }
+    assert_int_equal(wrong, 0);
+}
+
+/* The same vocabularies out of GGUF files, which know their pre-tokenizers by name. */
+static void gguf_names_mean_the_same(void **state) {
+    (void)state;
+    static const char *const names[] = {"llama3", "qwen", "o200k", "deepseek"};
+    size_t wrong = 0;
+    for (size_t k = 0; k < MLXD_COUNT_OF(names); k++) {
+        mlxd_tokenizer *t = open_golden_as(names[k], true);
+        assert_int_equal(mlxd_tokenizer_add_bos(t), k == 0); /* the family's habit */
+        wrong += check_golden(t, names[k]);
         mlxd_tokenizer_close(t);
     }
     assert_int_equal(wrong, 0);
@@ -580,12 +604,15 @@ static void malformed_files_are_refused(void **state) {
 static void where_bos_and_eos_come_from(void **state) {
     (void)state;
     mlxd_tokenizer *t;
-    static const char special_map[] = "{\"eos_token\":{\"content\":\"</s>\"},\"bos_token\":\"a\"}";
-    static const char config[] = "{\"eos_token\":\"b\",\"bos_token\":null,\"add_bos_token\":true}";
+    static const char special_map[] = "{\"eos_token\":{\"content\":\"</s>\"},\"bos_token\":\"c\"}";
+    static const char config[] = "{\"eos_token\":\"ab\",\"bos_token\":null,\"add_bos_token\":true}";
     assert_int_equal(open_texts(&t, FILE_OF("", ""), config, special_map, NULL), MLXD_OK);
-    assert_int_equal(mlxd_tokenizer_eos(t), 6);
-    assert_int_equal(mlxd_tokenizer_bos(t), 5);
+    assert_int_equal(mlxd_tokenizer_eos(t), 8);
+    assert_int_equal(mlxd_tokenizer_bos(t), 7);
     assert_true(mlxd_tokenizer_add_bos(t));
+    assert_true(mlxd_tokenizer_is_control(t, 8)); /* it was no added token before */
+    EXPECT_IDS(t, "ab", false, 5, 6);
+    EXPECT_IDS(t, "cab", true, 7, 8);
     assert_true(mlxd_tokenizer_is_end(t, 1)); /* by its name */
     mlxd_tokenizer_close(t);
     assert_int_equal(open_texts(&t, FILE_OF("", ""), NULL, special_map, NULL), MLXD_OK);
@@ -659,6 +686,7 @@ static void hostile_texts(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_the_libraries),
+        cmocka_unit_test(gguf_names_mean_the_same),
         cmocka_unit_test(bos_and_ends),
         cmocka_unit_test(decode_of_encode_is_the_text),
         cmocka_unit_test(streams_equal_one_piece),
