@@ -471,9 +471,10 @@ static mlxd_err check_load(const mlxd_worker *w, const struct link *l, const Mlx
         return mlxd_fail(why, MLXD_ERR_INVALID,
                          "a context of %u, steps of %u tokens and %u KV pages are out of range",
                          m->positions, m->tokens_max, m->kv_pages);
-    if (m->n_tensors != mlxd_layers_tensors(m->first, m->end))
+    size_t tensors = mlxd_layers_tensors(w->p.config, m->first, m->end, NULL);
+    if (m->n_tensors != tensors)
         return mlxd_fail(why, MLXD_ERR_INVALID, "%zu tensors for layers [%u, %u), expected %zu",
-                         m->n_tensors, m->first, m->end, mlxd_layers_tensors(m->first, m->end));
+                         m->n_tensors, m->first, m->end, tensors);
     for (size_t i = 0; i < m->n_tensors; i++)
         if (m->tensors[i]->sha256.len != MLXD_SHA256_BYTES ||
             strlen(m->tensors[i]->name) >= MLXD_LIMIT_GGUF_NAME)

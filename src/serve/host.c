@@ -52,7 +52,7 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
     if (!err && !mlxd_checkpoint_gguf(h->checkpoint))
         err = mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: not a GGUF model", p->path);
     if (!err) {
-        err = mlxd_config_read(&h->config, mlxd_checkpoint_gguf(h->checkpoint), why);
+        err = mlxd_config_read(&h->config, h->checkpoint, why);
         if (err)
             err = mlxd_fail_in(why, err, "%s", p->path);
     }
