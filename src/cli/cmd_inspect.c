@@ -3,7 +3,7 @@
 #include "cli/cli.h"
 
 #include "base/os.h"
-#include "cli/facts.h"
+#include "cli/summary.h"
 #include "cli/pull_view.h"
 #include "format/json.h"
 #include "model/directory.h"
@@ -18,7 +18,7 @@
 struct inspect {
     const mlxd_options *o;
     mlxd_checkpoint *checkpoint;
-    mlxd_facts facts;
+    mlxd_summary facts;
     mlxd_directory *directory; /* NULL: a file */
     bool runs, chats;
     mlxd_why why_not, no_chat;
@@ -74,7 +74,7 @@ static const char *format_of(const struct inspect *x) {
 
 /* ---- JSON ---- */
 
-static void json_types(mlxd_jsonw *w, const mlxd_facts *f) {
+static void json_types(mlxd_jsonw *w, const mlxd_summary *f) {
     mlxd_jsonw_key(w, "types");
     mlxd_jsonw_array_begin(w);
     for (size_t i = 0; i < f->n_types; i++) {
@@ -88,7 +88,7 @@ static void json_types(mlxd_jsonw *w, const mlxd_facts *f) {
     mlxd_jsonw_array_end(w);
 }
 
-static void json_tokens(mlxd_jsonw *w, const mlxd_facts *f) {
+static void json_tokens(mlxd_jsonw *w, const mlxd_summary *f) {
     mlxd_jsonw_key(w, "special_tokens");
     mlxd_jsonw_array_begin(w);
     for (size_t i = 0; i < f->n_special; i++) {
@@ -136,7 +136,7 @@ static void json_files(mlxd_jsonw *w, const struct inspect *x) {
     mlxd_jsonw_array_end(w);
 }
 
-static void json_layers(mlxd_jsonw *w, const mlxd_facts *f) {
+static void json_layers(mlxd_jsonw *w, const mlxd_summary *f) {
     mlxd_jsonw_key(w, "layer_bytes");
     mlxd_jsonw_array_begin(w);
     for (uint64_t i = 0; i < MLXD_MIN(f->layers, (uint64_t)MLXD_LIMIT_LAYERS); i++)
@@ -148,7 +148,7 @@ static void json_layers(mlxd_jsonw *w, const mlxd_facts *f) {
 }
 
 static void write_json(mlxd_buf *out, const struct inspect *x) {
-    const mlxd_facts *f = &x->facts;
+    const mlxd_summary *f = &x->facts;
     mlxd_jsonw w;
     mlxd_jsonw_init(&w, out);
     mlxd_jsonw_object_begin(&w);
@@ -197,7 +197,7 @@ static void format_count(uint64_t n, char out[16]) {
     snprintf(out, 16, u == 0 ? "%.0f%s" : "%.1f%s", v, units[u]);
 }
 
-static void text_layers(mlxd_buf *out, const mlxd_facts *f) {
+static void text_layers(mlxd_buf *out, const mlxd_summary *f) {
     uint64_t low = UINT64_MAX, high = 0;
     char a[16], b[16], c[16], d[16], e[16];
     for (uint64_t i = 0; i < MLXD_MIN(f->layers, (uint64_t)MLXD_LIMIT_LAYERS); i++) {
@@ -225,7 +225,7 @@ static void text_layers(mlxd_buf *out, const mlxd_facts *f) {
 }
 
 static void text_tokens(mlxd_buf *out, const struct inspect *x) {
-    const mlxd_facts *f = &x->facts;
+    const mlxd_summary *f = &x->facts;
     mlxd_buf_addf(out, "tokenizer   %s, %llu tokens;", f->tokenizer[0] ? f->tokenizer : "unknown",
                   (unsigned long long)f->vocab);
     for (size_t i = 0; i < f->n_special; i++) {
@@ -246,7 +246,7 @@ static void text_tokens(mlxd_buf *out, const struct inspect *x) {
 }
 
 static void text_memory(mlxd_buf *out, const struct inspect *x) {
-    const mlxd_facts *f = &x->facts;
+    const mlxd_summary *f = &x->facts;
     char kv[16], all[16], weights[16], available[16];
     uint64_t whole = 0;
     if (!mlxd_mul_u64(f->kv_bytes_per_token, f->context, &whole))
@@ -268,7 +268,7 @@ static void text_memory(mlxd_buf *out, const struct inspect *x) {
 }
 
 static void write_text(mlxd_buf *out, const struct inspect *x) {
-    const mlxd_facts *f = &x->facts;
+    const mlxd_summary *f = &x->facts;
     char count[16], bytes[16];
     format_count(f->parameters, count);
     mlxd_cli_bytes(mlxd_checkpoint_bytes(x->checkpoint), bytes);
@@ -303,7 +303,7 @@ static mlxd_err open_model(struct inspect *x, mlxd_why *why) {
     if (!err && stat(x->o->model, &st) == 0 && S_ISDIR(st.st_mode))
         err = mlxd_directory_open(&x->directory, x->o->model, why);
     if (!err)
-        err = mlxd_facts_read(&x->facts, x->checkpoint, why);
+        err = mlxd_summary_read(&x->facts, x->checkpoint, why);
     return err;
 }
 

@@ -32,7 +32,8 @@ static void format_age(uint64_t used_s, char out[24]) {
 
 /* What `-m` takes: org/name, with a quantization when the name alone may mean another model. */
 static void format_name(const mlxd_hub_model *m, char *out, size_t size) {
-    snprintf(out, size, "%s%s%s", m->repo, m->label[0] ? ":" : "", m->label);
+    snprintf(out, size, "%s%s%s%s", strchr(m->repo, '/') ? "" : "hf://", m->repo,
+             m->label[0] ? ":" : "", m->label);
 }
 
 static void format_revision(const mlxd_hub_model *m, char *out, size_t size) {

@@ -239,7 +239,7 @@ static void name_model(struct node *node) {
         name = node->o->served_name;
     else if (node->o->model_name[0])
         name = node->o->model_name;
-    snprintf(node->model_name, sizeof node->model_name, "%s", name);
+    snprintf(node->model_name, sizeof node->model_name, "%.255s", name);
     size_t n = strlen(node->model_name);
     if (!node->o->served_name[0] && n > 5 && strcmp(node->model_name + n - 5, ".gguf") == 0)
         node->model_name[n - 5] = 0;

@@ -243,6 +243,13 @@ void mlxd_hub_conn_close(mlxd_hub_conn *c) {
 
 /* ---- what went wrong, for a person ---- */
 
+/* Of the storage that the hub redirects to. Its addresses are signed and expire: the next try
+ * begins at the hub again. */
+static mlxd_err storage_error(const mlxd_hub_conn *c, const char *host, mlxd_why *why) {
+    return mlxd_fail(why, MLXD_ERR_AGAIN, "%s: the hub's storage answers with status %ld", host,
+                     c->reply->status);
+}
+
 static mlxd_err status_error(const mlxd_hub_conn *c, bool had_token, mlxd_why *why) {
     const mlxd_hub_reply *r = c->reply;
     const char *code = r->error_code;
@@ -367,8 +374,10 @@ static mlxd_err ask(mlxd_hub_conn *c, CURLU *url, char **next, mlxd_why *why) {
         *next = location; /* lent by the handle until its next request */
         return MLXD_ERR_AGAIN;
     }
-    if (s != 0 && !is_good(s) && s >= 300)
-        return status_error(c, home && c->settings->token[0], why);
+    if (s >= 300 && !home && s != 416)
+        return storage_error(c, host, why);
+    if (s >= 300)
+        return status_error(c, c->settings->token[0] != 0, why);
     if (code != CURLE_OK)
         return curl_error(c, code, host, why);
     if (!is_good(s))

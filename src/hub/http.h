@@ -7,7 +7,8 @@
  *
  * Errors say what to do. The address that the hub redirected to carries a signature, so texts name
  * its host only.
- *     AGAIN      it may work later: unreachable, dropped, stalled, 408, 425, 429, 5xx
+ *     AGAIN      it may work later: unreachable, dropped, stalled, 408, 425, 429, 5xx; from the
+ *                storage that the hub redirects to any status that is an error
  *     PERM       401 and 403: no token, a bad one, or a licence that is not accepted yet
  *     RANGE      416: nothing behind `from`
  *     PEER       it will not work later either: certificates, addresses, protocols

@@ -115,12 +115,14 @@ static size_t revision_len(const char *s) {
     return n;
 }
 
-/* "org/name" and what stands behind it, which begins with '/', ':' or '@' or is empty. */
-static bool split_repo(mlxd_hub_name *n, const char *text, const char **rest) {
-    size_t org = strcspn(text, "/:@");
-    if (text[org] != '/')
+/* "org/name", or if `bare` also "name", and what stands behind it, which begins with '/', ':' or
+ * '@' or is empty. */
+static bool split_repo(mlxd_hub_name *n, const char *text, bool bare, const char **rest) {
+    size_t len = strcspn(text, "/:@");
+    if (text[len] == '/')
+        len += 1 + strcspn(text + len + 1, "/:@");
+    else if (!bare)
         return false;
-    size_t len = org + 1 + strcspn(text + org + 1, "/:@");
     *rest = text + len;
     return copy(n->repo, sizeof n->repo, text, len) && mlxd_hub_repo_ok(mlxd_slice_str(n->repo));
 }
@@ -134,7 +136,7 @@ static mlxd_err parse_address(mlxd_hub_name *n, const char *text, const char *pa
         return bad(why, text, "too long");
     for (size_t end = strlen(path); end > 0 && path[end - 1] == '/'; end--)
         path[end - 1] = 0;
-    if (!split_repo(n, path, &rest))
+    if (!split_repo(n, path, false, &rest))
         return bad(why, text, "the address is not that of a model");
     if (!*rest)
         return MLXD_OK;
@@ -177,7 +179,7 @@ static mlxd_err parse_rest(mlxd_hub_name *n, const char *text, const char *rest,
         char what = *rest++;
         size_t len = what == '/' ? strcspn(rest, "@") : strcspn(rest, ":@");
         if (what == '@' && scheme)
-            len = revision_len(rest);
+            len = MLXD_MIN(revision_len(rest), strcspn(rest, ":"));
         char *out = what == '/' ? n->file : what == ':' ? n->tag : n->revision;
         size_t size = what == '/'   ? sizeof n->file
                       : what == ':' ? sizeof n->tag
@@ -206,7 +208,7 @@ mlxd_err mlxd_hub_name_parse(mlxd_hub_name *out, const char *text, const char *e
     } else {
         bool scheme = strncmp(text, "hf://", 5) == 0;
         const char *rest;
-        if (!split_repo(&n, text + (scheme ? 5 : 0), &rest))
+        if (!split_repo(&n, text + (scheme ? 5 : 0), scheme, &rest))
             return bad(why, text, "it does not begin with org/name");
         err = parse_rest(&n, text, rest, scheme, why);
     }

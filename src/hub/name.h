@@ -5,6 +5,7 @@
  *     org/name/sub/file.gguf        that file
  *     any of them @REVISION         a branch, a tag or a commit; "main" otherwise
  *     hf://org/name@rev/file.gguf   the same; here the revision stands behind the name
+ *     hf://name                     an old repository without organisation
  *     https://huggingface.co/org/name/blob/main/file.gguf      as pasted from a browser
  *
  * Pure functions; any thread.

@@ -213,7 +213,9 @@ static mlxd_err fetch_all(struct pull *u, mlxd_why *why) {
             continue;
         err = mlxd_fail(why, MLXD_ERR_NOMEM, "cannot start a thread");
         mlxd_hub_conn_close(w->conn);
-        u->running--; /* no other thread counts on this one */
+        mlxd_mutex_lock(&u->lock);
+        u->running--;
+        mlxd_mutex_unlock(&u->lock);
         break;
     }
     mlxd_mutex_lock(&u->lock);

@@ -205,6 +205,17 @@ def test_status_that_stays(cache, hub, code, exit_code, words):
     check_nothing(cache, cache.run("pull", "org/name"), exit_code, *words)
 
 
+def test_signature_expires(cache, hub):
+    """The storage refuses: the next try asks the hub for another address."""
+    for code in (403, 404, 410):
+        hub.faults.append(Fault("blob", hub_server.status(code)))
+    cache.pull("org/name")
+    check_whole(cache)
+    cache.run("rm", "org/name", "--yes")
+    hub.faults.append(Fault("blob", hub_server.status(403), times=-1))
+    check_nothing(cache, cache.run("pull", "org/name"), 69, "storage", "403")
+
+
 def test_retry_after_is_bounded(cache, hub):
     hub.faults.append(Fault("revision", hub_server.status(429, Retry_After="86400"), times=-1))
     check_nothing(cache, cache.run("pull", "org/name"), 75, "86400 s")
@@ -287,11 +298,12 @@ def test_token_is_not_shown(cache, hub):
 
 def test_redirect_to_another_host_and_back(cache, hub):
     """Only the hub's own origin gets the token, however one comes there."""
-    other = hub.storage_url
-    hub.faults.append(Fault("revision", hub_server.redirect(
-        lambda h: f"{other}/steal?back"), times=1))
+    there = hub_server.redirect(f"{hub.storage_url}/steal")
+    hub.faults.append(Fault("revision", there, times=1))
+    hub.faults.append(Fault("blob", hub_server.redirect(f"{hub.url}/back"), path="/steal"))
     done = cache.run("pull", "org/name", HF_TOKEN=hub_server.TOKEN)
-    assert done.returncode == 66
+    assert done.returncode == 66  # /back is none of the hub's pages
+    assert authorized(hub, "other")
     assert hub.requests("blob", "/steal") and not authorized(hub, "blob")
 
 

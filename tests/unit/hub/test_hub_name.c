@@ -48,6 +48,8 @@ static void test_names(void **state) {
     good("hf://org/name@dev/a/b.gguf", "org/name", "dev", "", "a/b.gguf");
     good("hf://org/name@refs/pr/1/b.gguf", "org/name", "refs/pr/1", "", "b.gguf");
     good("hf://org/name:Q8_0", "org/name", "main", "Q8_0", "");
+    good("hf://gpt2", "gpt2", "main", "", "");
+    good("hf://gpt2@dev:Q8_0", "gpt2", "dev", "Q8_0", "");
 }
 
 static void test_addresses(void **state) {
@@ -81,6 +83,9 @@ static void test_refusals(void **state) {
         "o rg/name", "org/na\nme", "org/name--x", "-org/name",   "org/name."};
     for (size_t i = 0; i < MLXD_COUNT_OF(not_begun); i++)
         bad(not_begun[i], "does not begin with org/name");
+    bad("hf://", "does not begin");
+    bad("hf://..", "does not begin");
+    bad("hf://a--b", "does not begin");
     bad("models/file.gguf", "reads like a file's path");
     bad("org/name:", "ends too early");
     bad("org/name@", "ends too early");

@@ -1,5 +1,5 @@
-/* facts.c - see facts.h. */
-#include "cli/facts.h"
+/* summary.c - see summary.h. */
+#include "cli/summary.h"
 
 #include "format/json.h"
 
@@ -17,11 +17,11 @@ static uint64_t elements_of(const mlxd_checkpoint_tensor *t) {
     return n;
 }
 
-static void add_type(mlxd_facts *f, const char *label, uint64_t elements, uint64_t bytes) {
+static void add_type(mlxd_summary *f, const char *label, uint64_t elements, uint64_t bytes) {
     size_t i = 0;
     while (i < f->n_types && strcmp(f->types[i].label, label) != 0)
         i++;
-    if (i == MLXD_FACTS_TYPES)
+    if (i == MLXD_SUMMARY_TYPES)
         return;
     if (i == f->n_types) {
         snprintf(f->types[i].label, sizeof f->types[i].label, "%s", label);
@@ -33,11 +33,11 @@ static void add_type(mlxd_facts *f, const char *label, uint64_t elements, uint64
 }
 
 static int by_bytes(const void *a, const void *b) {
-    uint64_t x = ((const mlxd_facts_type *)a)->bytes, y = ((const mlxd_facts_type *)b)->bytes;
+    uint64_t x = ((const mlxd_summary_type *)a)->bytes, y = ((const mlxd_summary_type *)b)->bytes;
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-static void read_tensors(mlxd_facts *f, const mlxd_checkpoint *c) {
+static void read_tensors(mlxd_summary *f, const mlxd_checkpoint *c) {
     for (size_t i = 0; i < mlxd_checkpoint_count(c); i++) {
         const mlxd_checkpoint_tensor *t = mlxd_checkpoint_at(c, i);
         uint64_t elements = elements_of(t);
@@ -84,7 +84,7 @@ static bool mentions(mlxd_slice text, const char *word) {
     return false;
 }
 
-static void read_template(mlxd_facts *f, mlxd_slice text) {
+static void read_template(mlxd_summary *f, mlxd_slice text) {
     f->has_template = text.len > 0;
     f->template_bytes = text.len;
     f->template_tools = mentions(text, "tools");
@@ -92,11 +92,11 @@ static void read_template(mlxd_facts *f, mlxd_slice text) {
                            mentions(text, "reasoning_content") || mentions(text, "thinking");
 }
 
-static void add_special(mlxd_facts *f, const char *role, int64_t id, mlxd_slice text) {
-    if (f->n_special == MLXD_FACTS_TOKENS)
+static void add_special(mlxd_summary *f, const char *role, int64_t id, mlxd_slice text) {
+    if (f->n_special == MLXD_SUMMARY_TOKENS)
         return;
-    mlxd_facts_token *t = &f->special[f->n_special++];
-    *t = (mlxd_facts_token){.id = id};
+    mlxd_summary_token *t = &f->special[f->n_special++];
+    *t = (mlxd_summary_token){.id = id};
     snprintf(t->role, sizeof t->role, "%s", role);
     copy_text(t->text, sizeof t->text, text);
 }
@@ -131,7 +131,7 @@ static mlxd_slice gguf_token(const mlxd_gguf *g, uint64_t id) {
     return text;
 }
 
-static void read_gguf(mlxd_facts *f, const mlxd_gguf *g) {
+static void read_gguf(mlxd_summary *f, const mlxd_gguf *g) {
     static const char *const roles[] = {"bos", "eos", "eot", "eom", "unknown", "padding"};
     mlxd_slice s;
     uint64_t kv_heads = 0, id;
@@ -207,7 +207,7 @@ static uint64_t number(const mlxd_json *root, const char *const *names) {
 
 #define NUMBER(root, ...) number(root, (const char *const[]){__VA_ARGS__, NULL})
 
-static void read_config(mlxd_facts *f, const mlxd_json *root) {
+static void read_config(mlxd_summary *f, const mlxd_json *root) {
     mlxd_slice s;
     const mlxd_json *v = member(root, "model_type");
     if (v && mlxd_json_get_str(v, &s) == MLXD_OK)
@@ -234,7 +234,7 @@ static void read_config(mlxd_facts *f, const mlxd_json *root) {
 }
 
 /* "eos_token": "<x>" or {"content": "<x>", ...}, and "eos_token_id": 2 or [2, 7]. */
-static void read_special(mlxd_facts *f, const mlxd_json *texts, const mlxd_json *ids) {
+static void read_special(mlxd_summary *f, const mlxd_json *texts, const mlxd_json *ids) {
     static const char *const roles[] = {"bos", "eos", "unk", "pad"};
     for (size_t i = 0; i < MLXD_COUNT_OF(roles); i++) {
         char key[32];
@@ -260,7 +260,7 @@ static void read_special(mlxd_facts *f, const mlxd_json *texts, const mlxd_json 
 }
 
 /* chat_template of tokenizer_config.json: a text, or a list of {name, template}. */
-static void read_old_template(mlxd_facts *f, const mlxd_json *root) {
+static void read_old_template(mlxd_summary *f, const mlxd_json *root) {
     mlxd_slice text;
     const mlxd_json *v = mlxd_json_find(root, "chat_template");
     if (v && mlxd_json_get_kind(v) == MLXD_JSON_ARRAY && mlxd_json_count(v) > 0) {
@@ -271,7 +271,7 @@ static void read_old_template(mlxd_facts *f, const mlxd_json *root) {
         read_template(f, text);
 }
 
-static mlxd_err read_documents(mlxd_facts *f, const mlxd_checkpoint *c, mlxd_why *why) {
+static mlxd_err read_documents(mlxd_summary *f, const mlxd_checkpoint *c, mlxd_why *why) {
     mlxd_json_doc *config = NULL, *tokens = NULL;
     mlxd_slice s = mlxd_checkpoint_document(c, "chat_template.jinja");
     mlxd_err err = open_document(c, "config.json", &config, why);
@@ -294,8 +294,8 @@ static mlxd_err read_documents(mlxd_facts *f, const mlxd_checkpoint *c, mlxd_why
     return err;
 }
 
-mlxd_err mlxd_facts_read(mlxd_facts *out, const mlxd_checkpoint *c, mlxd_why *why) {
-    *out = (mlxd_facts){.layers = 0};
+mlxd_err mlxd_summary_read(mlxd_summary *out, const mlxd_checkpoint *c, mlxd_why *why) {
+    *out = (mlxd_summary){.layers = 0};
     const mlxd_gguf *g = mlxd_checkpoint_gguf(c);
     read_tensors(out, c);
     if (!g)
