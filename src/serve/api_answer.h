@@ -17,6 +17,7 @@
  * Chunks of a stream:
  *     {"delta":{"role":"assistant","content":""}}       chat only
  *     {"delta":{"content":"..."}}                       whenever there is text that is certain
+ *     {"delta":{"tool_calls":[{"index":0, ...}]}}       each call, when it is complete
  *     {"delta":{},"finish_reason":"stop"}               with "mlxd" where asked for
  *     {"choices":[],"usage":{...}}                      include_usage
  *     [DONE]

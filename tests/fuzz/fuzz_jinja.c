@@ -43,8 +43,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const mlxd_json *context = NULL;
     if (mlxd_jinja_open(&t, (mlxd_slice){data, len}, &why))
         return 0;
-    if (end && !mlxd_json_parse(&doc, (mlxd_slice){end + 1, size - len - 1},
-                                MLXD_LIMIT_JSON_DEPTH, &why) &&
+    if (end &&
+        !mlxd_json_parse(&doc, (mlxd_slice){end + 1, size - len - 1}, MLXD_LIMIT_JSON_DEPTH,
+                         &why) &&
         mlxd_json_get_kind(mlxd_json_root(doc)) == MLXD_JSON_OBJECT)
         context = mlxd_json_root(doc);
     render(t, context);
