@@ -24,6 +24,8 @@ static const char *const end_names[] = {
     "<|end_of_text|>",
     "<|end_of_turn|>",
     "<|end|>",
+    "<|return|>",
+    "<|call|>",
     "<end_of_turn>",
     "<end_of_utterance>",
     "<EOT>",

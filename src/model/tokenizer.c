@@ -67,9 +67,13 @@ static mlxd_err read_ids(mlxd_tokenizer *t, const mlxd_gguf *g, mlxd_why *why) {
     add_end(t, t->eos);
     add_end(t, eot);
     add_end(t, eom);
+    /* In Harmony a turn is several messages, each of which <|end|> ends. */
+    bool harmony = mlxd_special_find(&t->special, mlxd_slice_str("<|return|>")) >= 0 &&
+                   mlxd_special_find(&t->special, mlxd_slice_str("<|call|>")) >= 0;
     for (size_t i = 0; i < t->special.count; i++) {
         mlxd_special_entry e = t->special.entries[i];
-        if (mlxd_tokenizer_is_control(t, e.id) && mlxd_lexicon_names_end(e.text))
+        if (mlxd_tokenizer_is_control(t, e.id) && mlxd_lexicon_names_end(e.text) &&
+            !(harmony && mlxd_slice_eq(e.text, mlxd_slice_str("<|end|>"))))
             add_end(t, e.id);
     }
     if (t->add_bos && t->bos < 0)
