@@ -106,9 +106,9 @@ static void answer(const char *text, bool stream, mlxd_buf *out) {
     mlxd_tokenizer *t;
     mlxd_generation *g;
     mlxd_tokens tokens = {0};
-    mlxd_model_file *file = model_file_open(MLXD_GOLDEN "/tiny-f32.gguf");
-    model_file_check(mlxd_tokenizer_open(&t, mlxd_model_file_gguf(file), &why), &why);
-    mlxd_model_file_close(file);
+    mlxd_checkpoint *file = model_file_open(MLXD_GOLDEN "/tiny-f32.gguf");
+    model_file_check(mlxd_tokenizer_open(&t, mlxd_checkpoint_gguf(file), &why), &why);
+    mlxd_checkpoint_close(file);
     model_file_check(mlxd_tokenizer_encode(t, mlxd_slice_str(text), false, 0, &tokens, &why), &why);
     assert_int_equal(mlxd_tokens_add(&tokens, mlxd_tokenizer_eos(t), 0), MLXD_OK);
     mlxd_generation_params p = {.max_tokens = 4096};
