@@ -241,6 +241,15 @@ static mlxd_err do_show(mlxd_talk *c, const char *arg, mlxd_why *why) {
     (void)why;
     mlxd_talk_say("  %-20s %s", "model", c->local->o->model);
     mlxd_talk_say("  %-20s %s", "reasoning", mlxd_reasoning_name(h->reasoning));
+    if (mlxd_chat_mentions(h->chat, "enable_thinking")) {
+        bool on = true;
+        if (c->thinking && mlxd_json_get_bool(mlxd_json_root(c->thinking), &on))
+            on = true;
+        mlxd_talk_say("  %-20s %s", "thinking",
+                      !c->thinking ? "as the template has it"
+                      : on         ? "on"
+                                   : "off");
+    }
     mlxd_talk_say("  %-20s %s, %u threads", "computes with", h->kernels->isa,
                   mlxd_driver_threads(h->driver));
     mlxd_talk_say("  %-20s %zu messages", "conversation", c->said.count);

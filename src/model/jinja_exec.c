@@ -298,16 +298,20 @@ value mlxd_jinja_call_macro(run *r, const macro *m, const args *a) {
     return mlxd_jinja_of_string(mlxd_jinja_built(&b));
 }
 
-/* {% call(x) macro(y) %}: the macro gets the block as `caller`. */
+/* {% call(x) macro(y) %}: the macro gets the block as `caller`, as if that were an argument. Not on
+ * the stack: this is where macros nest. */
 static void exec_call(run *r, const node *n) {
     const string *name = mlxd_jinja_str(r, mlxd_slice_str("caller"), true);
     value block = macro_of(r, n);
-    node with = {.kind = N_PARAM, .at = n->at, .name = name, .next = n->a->list};
-    node constant = {.kind = N_CONST, .at = n->at, .constant = block};
-    node call = *n->a;
-    with.a = &constant;
-    call.list = &with;
-    mlxd_jinja_print(r->out, mlxd_jinja_eval(r, &call));
+    node *made = mlxd_jinja_new(r, 3, sizeof *made);
+    if (!made)
+        return;
+    node *call = &made[0], *with = &made[1], *constant = &made[2];
+    *constant = (node){.kind = N_CONST, .at = n->at, .constant = block};
+    *with = (node){.kind = N_PARAM, .at = n->at, .name = name, .a = constant, .next = n->a->list};
+    *call = *n->a;
+    call->list = with;
+    mlxd_jinja_print(r->out, mlxd_jinja_eval(r, call));
 }
 
 /* ---- statements ---- */

@@ -402,7 +402,7 @@ value mlxd_jinja_filter(run *r, const builtin *f, const string *name, value v, c
 bool mlxd_jinja_strftime(builder *b, mlxd_slice format, int64_t now_s);
 
 /* jinja_parse.c */
-#define MLXD_JINJA_DEPTH 1000 /* nested evaluations of a run */
-#define MLXD_JINJA_NEST 100   /* nested data that is printed or compared; nested expressions */
+#define MLXD_JINJA_DEPTH 600 /* nested evaluations of a run: up to 300 KiB of stack */
+#define MLXD_JINJA_NEST 100  /* nested data that is printed or compared; nested expressions */
 
 #endif

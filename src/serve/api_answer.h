@@ -18,6 +18,7 @@
  *     {"delta":{"role":"assistant","content":""}}       chat only
  *     {"delta":{"reasoning_content":"..."}}             whenever there is text that is certain
  *     {"delta":{"content":"..."}}
+ *     {"delta":{"tool_calls":[{"index":0, ...}]}}       each call, when it is complete
  *     {"delta":{},"finish_reason":"stop"}               with "mlxd" where asked for
  *     {"choices":[],"usage":{...}}                      include_usage
  *     [DONE]

@@ -19,6 +19,12 @@ void mlxd_chunks_init(mlxd_chunks *c, unsigned api, const mlxd_api_fields *f) {
     mlxd_buf_init(&c->logprobs, 0);
     mlxd_buf_init(&c->json, 0);
     mlxd_buf_init(&c->out, 0);
+    if (f->tools && !f->tools_off) {
+        c->calls = mlxd_mem_new(1, sizeof *c->calls);
+        c->out.failed = !c->calls;
+        if (c->calls)
+            mlxd_api_calls_init(c->calls);
+    }
 }
 
 void mlxd_chunks_deinit(mlxd_chunks *c) {
@@ -29,6 +35,10 @@ void mlxd_chunks_deinit(mlxd_chunks *c) {
     mlxd_buf_deinit(&c->out);
     mlxd_mem_free(c->stages);
     c->stages = NULL;
+    if (c->calls)
+        mlxd_api_calls_deinit(c->calls);
+    mlxd_mem_free(c->calls);
+    c->calls = NULL;
 }
 
 /* ---- collecting ---- */
@@ -67,9 +77,15 @@ static void move(mlxd_buf *to, mlxd_buf *from) {
     mlxd_buf_clear(from);
 }
 
-/* Takes what the last draw brought. The token that ends a turn is no part of the content. */
-static void take(mlxd_chunks *c, mlxd_generation *g) {
-    move(&c->text, mlxd_generation_text(g));
+/* Takes what the last draw brought. The token that ends a turn is no part of the content, and
+ * neither are tool calls. `end_of_text`: nothing follows. */
+static void take(mlxd_chunks *c, mlxd_generation *g, bool end_of_text) {
+    mlxd_buf *text = mlxd_generation_text(g);
+    if (c->calls) {
+        mlxd_api_calls_take(c->calls, text, end_of_text);
+        c->out.failed = c->out.failed || c->calls->failed;
+    }
+    move(&c->text, text);
     move(&c->reasoning, mlxd_generation_reasoning(g));
     if (mlxd_generation_tokens(g) == c->seen)
         return;
@@ -229,6 +245,31 @@ static void add_text_chunks(mlxd_chunks *c, bool all) {
         add_text_chunk(c, "content", &c->text);
 }
 
+/* A chunk for each call that is complete and not sent. */
+static void add_call_chunks(mlxd_chunks *c) {
+    for (; c->calls && c->calls_sent < c->calls->count; c->calls_sent++) {
+        mlxd_jsonw w;
+        begin_choice(c, &w);
+        mlxd_jsonw_key(&w, "delta");
+        mlxd_jsonw_object_begin(&w);
+        mlxd_jsonw_key(&w, "tool_calls");
+        mlxd_jsonw_array_begin(&w);
+        mlxd_api_calls_write(c->calls, c->calls_sent, c->id, true, &w);
+        mlxd_jsonw_array_end(&w);
+        mlxd_jsonw_object_end(&w);
+        mlxd_jsonw_member_str(&w, "logprobs", NULL);
+        mlxd_jsonw_member_str(&w, "finish_reason", NULL);
+        mlxd_jsonw_object_end(&w);
+        end_chunk(c, &w, NULL);
+    }
+}
+
+static const char *finish_name(const mlxd_chunks *c, const mlxd_request *r) {
+    mlxd_finish finish = mlxd_generation_finish(r->generation);
+    bool calls = c->calls && c->calls->count > 0 && finish == MLXD_FINISH_STOP;
+    return calls ? "tool_calls" : mlxd_finish_name(finish);
+}
+
 static void add_finish_chunk(mlxd_chunks *c, const mlxd_request *r) {
     mlxd_jsonw w;
     begin_choice(c, &w);
@@ -240,8 +281,7 @@ static void add_finish_chunk(mlxd_chunks *c, const mlxd_request *r) {
         mlxd_jsonw_member_str(&w, "text", "");
     }
     mlxd_jsonw_member_str(&w, "logprobs", NULL);
-    mlxd_jsonw_member_str(&w, "finish_reason",
-                          mlxd_finish_name(mlxd_generation_finish(r->generation)));
+    mlxd_jsonw_member_str(&w, "finish_reason", finish_name(c, r));
     mlxd_jsonw_object_end(&w);
     end_chunk(c, &w, r);
 }
@@ -262,12 +302,13 @@ static void add_usage_chunk(mlxd_chunks *c, const mlxd_request *r) {
 }
 
 void mlxd_chunks_token(mlxd_chunks *c, mlxd_generation *g) {
-    take(c, g);
+    take(c, g, false);
     if (!c->stream)
         return;
     if (!c->role_sent)
         add_role_chunk(c);
     add_text_chunks(c, false);
+    add_call_chunks(c);
 }
 
 /* ---- the end ---- */
@@ -276,10 +317,27 @@ static void end_stream(mlxd_chunks *c, const mlxd_request *r) {
     if (!c->role_sent)
         add_role_chunk(c);
     add_text_chunks(c, true);
+    add_call_chunks(c);
     add_finish_chunk(c, r);
     if (c->include_usage)
         add_usage_chunk(c, r);
     mlxd_sse_done(&c->out);
+}
+
+/* The content, null when there is nothing but calls, and the calls. */
+static void write_content(mlxd_chunks *c, mlxd_jsonw *w) {
+    size_t count = c->calls ? c->calls->count : 0;
+    if (count > 0 && c->text.len == 0)
+        mlxd_jsonw_member_str(w, "content", NULL);
+    else
+        write_text(c, w, "content", &c->text);
+    if (count == 0)
+        return;
+    mlxd_jsonw_key(w, "tool_calls");
+    mlxd_jsonw_array_begin(w);
+    for (size_t i = 0; i < count; i++)
+        mlxd_api_calls_write(c->calls, i, c->id, false, w);
+    mlxd_jsonw_array_end(w);
 }
 
 static void end_whole(mlxd_chunks *c, const mlxd_request *r) {
@@ -292,7 +350,7 @@ static void end_whole(mlxd_chunks *c, const mlxd_request *r) {
         mlxd_jsonw_key(&w, "message");
         mlxd_jsonw_object_begin(&w);
         mlxd_jsonw_member_str(&w, "role", "assistant");
-        write_text(c, &w, "content", &c->text);
+        write_content(c, &w);
         if (c->reasoning.len > 0 || c->reasoning.failed)
             write_text(c, &w, "reasoning_content", &c->reasoning);
         mlxd_jsonw_member_str(&w, "refusal", NULL);
@@ -301,8 +359,7 @@ static void end_whole(mlxd_chunks *c, const mlxd_request *r) {
         write_text(c, &w, "text", &c->text);
     }
     write_logprobs(c, &w);
-    mlxd_jsonw_member_str(&w, "finish_reason",
-                          mlxd_finish_name(mlxd_generation_finish(r->generation)));
+    mlxd_jsonw_member_str(&w, "finish_reason", finish_name(c, r));
     mlxd_jsonw_object_end(&w);
     mlxd_jsonw_array_end(&w);
     mlxd_jsonw_key(&w, "usage");
@@ -312,7 +369,7 @@ static void end_whole(mlxd_chunks *c, const mlxd_request *r) {
 }
 
 void mlxd_chunks_end(mlxd_chunks *c, const mlxd_request *r) {
-    take(c, r->generation);
+    take(c, r->generation, true);
     if (c->stream)
         end_stream(c, r);
     else

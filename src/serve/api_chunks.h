@@ -6,6 +6,7 @@
 #ifndef MLXD_SERVE_API_CHUNKS_H
 #define MLXD_SERVE_API_CHUNKS_H
 
+#include "serve/api_calls.h"
 #include "serve/api_fields.h"
 #include "serve/timings.h"
 
@@ -22,6 +23,8 @@ typedef struct mlxd_chunks {
     uint32_t n_stages;
     /* Private. */
     bool role_sent;
+    mlxd_api_calls *calls; /* owned; NULL: the request has no tools, or there was no memory */
+    size_t calls_sent;
     uint32_t seen;      /* tokens whose log-probabilities were taken */
     mlxd_buf text;      /* not sent yet; of a whole answer all of it */
     mlxd_buf reasoning; /* the same */

@@ -3,6 +3,8 @@ and on the terminal. The model is shown how to think by the conversation itself.
 """
 
 import json
+import shutil
+import struct
 
 import openai
 import pytest
@@ -95,6 +97,61 @@ def test_a_format_that_is_none(mlxd, model):
     done = harness.run(mlxd, "run", model, "-p", "x", "--reasoning-format", "loud")
     assert done.returncode == 78
     assert 'reasoning format "loud": expected auto, none, think' in done.stderr
+
+
+# ---- a template with a switch, as Qwen3 has it ----
+
+SWITCH = """{%- for m in messages -%}
+{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
+{%- endfor -%}{{ '<|im_start|>assistant\\n<think>\\n' }}
+{%- if enable_thinking is defined and not enable_thinking -%}{{ '\\n</think>\\n\\n' }}{%- endif -%}
+""".encode()
+
+
+@pytest.fixture(scope="module")
+def switched(model, tmp_path_factory):
+    """The real model with another chat template of the same length in its place."""
+    path = tmp_path_factory.mktemp("switched") / "model.gguf"
+    shutil.copyfile(model, path)
+    with open(path, "r+b") as f:
+        head = f.read(4 << 20)
+        key = b"tokenizer.chat_template" + struct.pack("<I", 8)
+        at = head.index(key) + len(key)
+        [length] = struct.unpack("<Q", head[at:at + 8])
+        assert length >= len(SWITCH) + 4
+        f.seek(at + 8)
+        f.write(SWITCH + b"{#" + b" " * (length - len(SWITCH) - 4) + b"#}")
+    return str(path)
+
+
+def test_the_template_begins_the_thought(world, switched):
+    """What it writes behind the question decides where the answer begins; no flag is needed."""
+    with harness.Cluster(world, workers=(), args=("--ctx", 512), model=switched) as c:
+        meta = c.rest.get("/v1/models").json()["data"][0]["meta"]
+        assert meta["reasoning_format"] == "think"
+        fields = {"messages": [QUESTION], "temperature": 0, "max_tokens": 12}
+        message = c.rest.post("/v1/chat/completions", fields).json()["choices"][0]["message"]
+        assert message["content"] == "" and message["reasoning_content"]
+        message = c.rest.post("/v1/chat/completions", {**fields, "enable_thinking": False}).json()
+        message = message["choices"][0]["message"]
+        assert message["content"] and "reasoning_content" not in message
+
+
+def test_think_and_nothink(mlxd, switched, tmp_path):
+    with Terminal([mlxd, "run", switched, "--temp", 0, "-c", 512, "-n", 12],
+                  {"XDG_STATE_HOME": str(tmp_path)}) as t:
+        t.expect(">>> ")
+        assert "thinking             as the template has it" in t.ask("/show")
+        assert "\x1b[2m" in t.ask(QUESTION["content"])
+        assert "(it answers at once)" in t.ask("/nothink")
+        t.ask("/clear")
+        assert "\x1b[2m" not in t.ask(QUESTION["content"])
+        assert "thinking             off" in t.ask("/show")
+        t.ask("/think")
+        t.ask("/clear")
+        assert "\x1b[2m" in t.ask(QUESTION["content"])
+        t.type(CTRL_D)
+        assert t.end() == 0
 
 
 def test_on_a_terminal(mlxd, model, tmp_path):

@@ -262,6 +262,8 @@ def test_commands_that_do_not_work(mlxd, model, state, tmp_path):
                 ("/load /nowhere/x", "/nowhere/x: cannot be read"),
                 (f"/load {tmp_path}/bad.json", "messages[0]: role: expected"),
                 (f"/load {tmp_path}/late.json", "messages[1]: a system message must be the first"),
+                ("/think", "template has no switch for thinking"),
+                ("/nothink", "template has no switch for thinking"),
                 ("/help", "/regenerate")):
             assert answer in t.ask(line)
         t.ask("/set temperature 0.25")
@@ -271,7 +273,7 @@ def test_commands_that_do_not_work(mlxd, model, state, tmp_path):
         shown = t.ask("/show")
         for part in ("temperature          0.25", "top_k                7",
                      "seed                 11", "max_tokens           5", "of 1024 tokens",
-                     "chatml", os.path.basename(model)):
+                     os.path.basename(model)):
             assert part in shown
         assert "(cut off at 5 tokens" in t.ask("Count to a hundred.")
         end(t)
