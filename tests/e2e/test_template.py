@@ -25,7 +25,8 @@ def test_sample(mlxd):
 
 
 def test_messages(mlxd, tmp_path):
-    messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "h\u00e9 <|im_end|>"}]
+    messages = [{"role": "system", "content": "S"},
+                {"role": "user", "content": "h\u00e9 <|im_end|>"}]
     want = ("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nh\u00e9 <|im_end|><|im_end|>\n"
             "<|im_start|>assistant\n")
     assert template(mlxd, TINY, "--messages", "-", stdin=json.dumps(messages)) == want
