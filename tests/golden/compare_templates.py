@@ -8,8 +8,11 @@ template is rendered for every conversation of conversations.json by both; the t
 same, or both must fail, with the same message when the template raised it. Prints a line per
 difference and a summary; exits 1 when there is one. Needs transformers and jinja2.
 
-A template that changes a list (append, pop ...) is refused by transformers' sandbox; these two work
-here, so such a case is counted apart and not compared.
+Then ours renders every template with a mark (U+E000) in every text of the conversation, and fails
+when a mark turns up in what counts as the template's own text.
+
+A template that changes a list (append, pop ...) is refused by transformers' sandbox; these two
+work here, so such a case is counted apart and not compared.
 """
 
 import collections
@@ -80,6 +83,15 @@ def same(want, got):
     return "error" in got and got["error"] != "invalid"
 
 
+def marked(value, key=""):
+    """`value` with a mark in all texts but those that decide what a template does."""
+    if isinstance(value, dict):
+        return {k: marked(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [marked(v, key) for v in value]
+    return value + "\ue000" if isinstance(value, str) and key not in ("role", "type") else value
+
+
 def main(render, folders):
     names, cases = zip(*contexts())
     count = collections.Counter()
@@ -98,6 +110,10 @@ def main(render, folders):
                 bad += 1
                 if bad <= 3:
                     print(f"{path.name}: {name}\n  want {want}\n  got  {got}")
+        marks = [{k: marked(v) if k in ("messages", "tools", "documents") else v
+                  for k, v in case.items()} for case in cases]
+        for got in ours(render, path, marks):
+            count["marks of trust, " + ("text" if "text" in got else "no text")] += 1
         count["templates"] += 1
         count["templates with differences"] += bad > 0
     for key in sorted(count):

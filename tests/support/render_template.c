@@ -5,7 +5,8 @@
  * TEMPLATE is Jinja source; CASES a JSON array of objects, each one context: its members become the
  * variables. Member "_now" is the time for strftime_now. Prints a JSON object per case and line:
  *     {"text": "..."}  or  {"error": "invalid", "why": "..."}
- * A template that cannot be read gives the same error for every case. */
+ * A template that cannot be read gives the same error for every case. The variables are untrusted:
+ * U+E000 in a trusted part of the text ends the program with code 3. */
 #include "model/jinja.h"
 
 #include <stdio.h>
@@ -45,6 +46,17 @@ static void report(mlxd_err err, const mlxd_why *why, mlxd_slice text) {
     mlxd_buf_deinit(&b);
 }
 
+static void check_trust(mlxd_slice text, const mlxd_span *spans, size_t n) {
+    static const char mark[] = "\xee\x80\x80"; /* U+E000 */
+    for (size_t i = 0; i < n; i++)
+        for (size_t at = spans[i].start; at < spans[i].end; at++)
+            if (memcmp(text.data + at, mark, MLXD_MIN(spans[i].end - at, sizeof mark - 1)) == 0) {
+                fprintf(stderr, "text of a variable is trusted: %.*s\n", (int)text.len,
+                        (const char *)text.data);
+                exit(3);
+            }
+}
+
 static mlxd_err render(const mlxd_jinja *t, const mlxd_json *c, mlxd_why *why) {
     mlxd_jinja_run *r;
     int64_t now = 0;
@@ -60,6 +72,8 @@ static mlxd_err render(const mlxd_jinja *t, const mlxd_json *c, mlxd_why *why) {
     for (v = mlxd_json_first(c, &key); v; v = mlxd_json_next(c, v, &key))
         mlxd_jinja_set_json(r, (const char *)key.data, v);
     err = mlxd_jinja_render(r, &text, &spans, &n, why);
+    if (!err)
+        check_trust(text, spans, n);
     report(err, why, text);
     mlxd_jinja_end(r);
     return MLXD_OK;

@@ -135,7 +135,7 @@ static void check_goldens(const fixture *f) {
     assert_true(mlxd_json_count(cases) >= 20);
     for (size_t i = 0; i < mlxd_json_count(cases); i++) {
         const mlxd_json *c = mlxd_json_at(cases, i), *list = mlxd_json_find(c, "messages");
-        mlxd_chat_message m[16];
+        mlxd_chat_message m[16] = {0};
         size_t n = mlxd_json_count(list);
         assert_true(n <= MLXD_COUNT_OF(m));
         for (size_t k = 0; k < n; k++) {
