@@ -46,7 +46,7 @@ static void report(mlxd_err err, const mlxd_why *why, mlxd_slice text) {
     mlxd_buf_deinit(&b);
 }
 
-static void check_trust(mlxd_slice text, const mlxd_span *spans, size_t n) {
+static void check_trust(mlxd_slice text, const mlxd_text_range *spans, size_t n) {
     static const char mark[] = "\xee\x80\x80"; /* U+E000 */
     for (size_t i = 0; i < n; i++)
         for (size_t at = spans[i].start; at < spans[i].end; at++)

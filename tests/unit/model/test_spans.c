@@ -1,6 +1,6 @@
 /* test_spans.c - control tokens only where text is trusted, and nothing else changes at the borders
  * of trusted spans. */
-#include "model/tokenizer.h"
+#include "model/chat.h"
 
 #include "mini_gguf.h"
 
@@ -33,7 +33,7 @@ static void close_fixture(fixture *f) {
  * as their bytes. */
 static void show(const fixture *f, const char *marked, mlxd_buf *out) {
     mlxd_buf text;
-    mlxd_span spans[32];
+    mlxd_text_range spans[32];
     size_t n = 0;
     mlxd_tokens t = {0};
     mlxd_why why = {{0}};
@@ -46,8 +46,8 @@ static void show(const fixture *f, const char *marked, mlxd_buf *out) {
         else
             mlxd_buf_add_byte(&text, (uint8_t)*c);
     }
-    if (mlxd_tokenizer_encode_spans(f->tokenizer, (mlxd_slice){text.data, text.len}, spans, n, 0,
-                                    &t, &why))
+    const mlxd_chat_prompt p = {.text = {text.data, text.len}, .trusted = spans, .n_trusted = n};
+    if (mlxd_chat_prompt_encode(&p, f->tokenizer, 0, &t, &why))
         fail_msg("%s: %s", marked, why.text);
     mlxd_buf_clear(out);
     for (size_t i = 0; i < t.count; i++) {
@@ -110,10 +110,10 @@ static void borders_are_not_seen(void **state) {
     assert_int_equal(mlxd_tokenizer_encode(f.tokenizer, s, true, 0, &want, NULL), MLXD_OK);
     for (size_t a = 0; a < s.len; a++)
         for (size_t b = a + 1; b <= s.len; b++) {
-            const mlxd_span span = {a, b};
+            const mlxd_text_range span = {a, b};
+            const mlxd_chat_prompt p = {.text = s, .trusted = &span, .n_trusted = 1};
             got.count = 0;
-            assert_int_equal(mlxd_tokenizer_encode_spans(f.tokenizer, s, &span, 1, 0, &got, NULL),
-                             MLXD_OK);
+            assert_int_equal(mlxd_chat_prompt_encode(&p, f.tokenizer, 0, &got, NULL), MLXD_OK);
             assert_int_equal(got.count, want.count);
             assert_memory_equal(got.ids, want.ids, got.count * sizeof *got.ids);
         }
