@@ -40,7 +40,6 @@ static mlxd_err read_document(mlxd_host *h, const char *name,
 /* How the model is sampled, and when its turns end. */
 static mlxd_err read_defaults(mlxd_host *h, mlxd_why *why) {
     const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
-<<<<<<< HEAD
     mlxd_err err = g ? mlxd_generation_config_read_gguf(&h->defaults, g, why) : MLXD_OK;
     if (!err)
         err = read_document(h, "generation_config.json", mlxd_generation_config_read_json, why);
@@ -84,20 +83,6 @@ static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
     mlxd_err err = open_tokenizer(h, why);
     if (!err)
         err = mlxd_tokenizer_fit(h->tokenizer, h->config.vocab, why);
-||||||| b9c7fa5
-    mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
-    if (!err && mlxd_tokenizer_vocab(h->tokenizer) > h->config.vocab)
-        err = mlxd_fail(why, MLXD_ERR_DATA, "the tokenizer has %zu tokens, the embedding %u rows",
-                        mlxd_tokenizer_vocab(h->tokenizer), h->config.vocab);
-=======
-    if (!g)
-        return mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: the tokenizer is not supported yet",
-                         mlxd_checkpoint_path(h->checkpoint));
-    mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
-    if (!err && mlxd_tokenizer_vocab(h->tokenizer) > h->config.vocab)
-        err = mlxd_fail(why, MLXD_ERR_DATA, "the tokenizer has %zu tokens, the embedding %u rows",
-                        mlxd_tokenizer_vocab(h->tokenizer), h->config.vocab);
->>>>>>> ckpt
     if (err)
         return mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint));
     /* Without a template that works the model still answers raw prompts. */
