@@ -67,9 +67,15 @@ MLXD_INLINE void multiply(const int bits, const int from, const int to, const in
         sum[t] = token_of(low[t / 2], high[t / 2], t % 2);
 }
 
+MLXD_INLINE mlxd_arm_dot table_dot(void) {
+    return (mlxd_arm_dot){load, multiply};
+}
+
+#include "kernel/arm/kinds.h"
+
 void mlxd_product_i8mm(const mlxd_matrix *w, const mlxd_activations *a, size_t panel0,
                        size_t panel1, bool add, float *y, size_t ldy) {
-    const mlxd_arm_dot dot = {load, multiply};
-    mlxd_arm_product(dot, w, a, panel0, panel1, add, y, ldy);
+    const task k = {w, a, panel0, panel1, add, y, ldy};
+    run(&k);
 }
 #endif

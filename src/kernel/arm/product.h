@@ -1,5 +1,6 @@
 /* product.h - the product with quantized weights as all tables of arm64 do it; they differ in how
- * the integers of a group are multiplied, which is a parameter (mlxd_arm_dot).
+ * the integers of a group are multiplied, which is a parameter (mlxd_arm_dot). kinds.h makes a
+ * table's function of it.
  *
  * A register holds four of a panel's sixteen rows ("a quarter"), four columns ("a quad") each: one
  * 16-byte piece of a payload vector, format.h draws them. For each group of 32 columns
@@ -209,11 +210,12 @@ MLXD_INLINE void mlxd_arm_add_part(const mlxd_arm_dot dot, const mlxd_kind kind,
                                    mlxd_neon_rows *acc) {
     const mlxd_facts f = mlxd_kind_facts(kind);
     const int quads = f.halves ? MLXD_ARM_QUADS / 2 : MLXD_ARM_QUADS;
+    const int from = f.halves ? part * quads : 0;
     int32x4_t sum[MLXD_ARM_TOKENS];
     MLXD_UNROLL
     for (int t = 0; t < tokens; t++)
         sum[t] = group->start[part][t];
-    dot.multiply(f.bits, part * quads, part * quads + quads, tokens, w, group->x, sum);
+    dot.multiply(f.bits, from, from + quads, tokens, w, group->x, sum);
     MLXD_UNROLL
     for (int t = 0; t < tokens; t++) {
         float32x4_t factor = vmulq_n_f32(s->d[part], group->scale[t]);
@@ -342,71 +344,6 @@ MLXD_INLINE void mlxd_arm_product_kind(const mlxd_arm_dot dot, const mlxd_kind k
                                      to);
             }
         }
-    }
-}
-
-/* The product of a table that multiplies by `dot`. */
-MLXD_INLINE void mlxd_arm_product(const mlxd_arm_dot dot, const mlxd_matrix *w,
-                                  const mlxd_activations *a, size_t panel0, size_t panel1, bool add,
-                                  float *y, size_t ldy) {
-    MLXD_ASSERT(w->cols == a->k);
-    switch (w->format.kind) {
-    case MLXD_KIND_SYMMETRIC_4:
-        mlxd_arm_product_kind(dot, MLXD_KIND_SYMMETRIC_4, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_SYMMETRIC_5:
-        mlxd_arm_product_kind(dot, MLXD_KIND_SYMMETRIC_5, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_SYMMETRIC_8:
-        mlxd_arm_product_kind(dot, MLXD_KIND_SYMMETRIC_8, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_AFFINE_2:
-        mlxd_arm_product_kind(dot, MLXD_KIND_AFFINE_2, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_AFFINE_3:
-        mlxd_arm_product_kind(dot, MLXD_KIND_AFFINE_3, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_AFFINE_4:
-        mlxd_arm_product_kind(dot, MLXD_KIND_AFFINE_4, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_AFFINE_5:
-        mlxd_arm_product_kind(dot, MLXD_KIND_AFFINE_5, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_AFFINE_6:
-        mlxd_arm_product_kind(dot, MLXD_KIND_AFFINE_6, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_AFFINE_8:
-        mlxd_arm_product_kind(dot, MLXD_KIND_AFFINE_8, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_BOOK_IQ4:
-        mlxd_arm_product_kind(dot, MLXD_KIND_BOOK_IQ4, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_BOOK_FP4:
-        mlxd_arm_product_kind(dot, MLXD_KIND_BOOK_FP4, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_HALVES_FP4:
-        mlxd_arm_product_kind(dot, MLXD_KIND_HALVES_FP4, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_NESTED_2:
-        mlxd_arm_product_kind(dot, MLXD_KIND_NESTED_2, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_NESTED_3:
-        mlxd_arm_product_kind(dot, MLXD_KIND_NESTED_3, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_NESTED_4:
-        mlxd_arm_product_kind(dot, MLXD_KIND_NESTED_4, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_NESTED_5:
-        mlxd_arm_product_kind(dot, MLXD_KIND_NESTED_5, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_NESTED_6:
-        mlxd_arm_product_kind(dot, MLXD_KIND_NESTED_6, w, a, panel0, panel1, add, y, ldy);
-        break;
-    case MLXD_KIND_NESTED_IQ4:
-        mlxd_arm_product_kind(dot, MLXD_KIND_NESTED_IQ4, w, a, panel0, panel1, add, y, ldy);
-        break;
-    default:
-        mlxd_product_float_neon(w, a, panel0, panel1, add, y, ldy);
     }
 }
 

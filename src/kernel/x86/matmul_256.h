@@ -247,12 +247,12 @@ MLXD_INLINE void run_tokens(const mlxd_kind kind, const int tokens, const mlxd_m
                             const uint8_t *p, mlxd_quants z, size_t stride,
                             mlxd_avx2_pair out[SOME]) {
     const size_t payload = mlxd_kind_payload_bytes(kind), share = w->format.share;
-    const size_t bytes = mlxd_format_block_bytes(w->format);
+    const size_t bytes = mlxd_format_block_bytes(w->format), blocks = w->cols / (GROUP * share);
     mlxd_avx2_pair acc[SOME];
     MLXD_UNROLL
     for (int t = 0; t < tokens; t++)
         acc[t].half[0] = acc[t].half[1] = _mm256_setzero_ps();
-    for (size_t b = 0; b < w->cols / (GROUP * share); b++, p += bytes) {
+    for (size_t b = 0; b < blocks; b++, p += bytes) {
         scales block = load_scales(kind, w->format.type, p + share * payload);
         for (size_t g = 0; g < share; g++, z = mlxd_quants_skip(z, stride)) {
             scales s = scales_of(kind, &block, p + share * payload, g);
@@ -269,11 +269,11 @@ MLXD_INLINE void run_tokens(const mlxd_kind kind, const int tokens, const mlxd_m
 MLXD_INLINE void run_fours(const mlxd_kind kind, const mlxd_matrix *w, const uint8_t *p,
                            mlxd_quants z, size_t stride, size_t n, mlxd_avx2_pair *acc) {
     const size_t payload = mlxd_kind_payload_bytes(kind), share = w->format.share;
-    const size_t bytes = mlxd_format_block_bytes(w->format);
+    const size_t bytes = mlxd_format_block_bytes(w->format), blocks = w->cols / (GROUP * share);
     uint8_t room[ROWS * GROUP] __attribute__((aligned(64)));
     for (size_t t = 0; t < n; t++)
         acc[t].half[0] = acc[t].half[1] = _mm256_setzero_ps();
-    for (size_t b = 0; b < w->cols / (GROUP * share); b++, p += bytes) {
+    for (size_t b = 0; b < blocks; b++, p += bytes) {
         scales block = load_scales(kind, w->format.type, p + share * payload);
         for (size_t g = 0; g < share; g++, z = mlxd_quants_skip(z, stride)) {
             const uint8_t *q = unpack(kind, p + g * payload, room);
@@ -321,65 +321,96 @@ MLXD_INLINE void run_kind(const mlxd_kind kind, const task *k) {
         }
 }
 
+/* ---- one instance of the loops per kind of weights: as one function they compile badly ---- */
+
+typedef void run_fn(const task *k);
+
+static void run_symmetric_4(const task *k) {
+    run_kind(MLXD_KIND_SYMMETRIC_4, k);
+}
+
+static void run_symmetric_5(const task *k) {
+    run_kind(MLXD_KIND_SYMMETRIC_5, k);
+}
+
+static void run_symmetric_8(const task *k) {
+    run_kind(MLXD_KIND_SYMMETRIC_8, k);
+}
+
+static void run_affine_2(const task *k) {
+    run_kind(MLXD_KIND_AFFINE_2, k);
+}
+
+static void run_affine_3(const task *k) {
+    run_kind(MLXD_KIND_AFFINE_3, k);
+}
+
+static void run_affine_4(const task *k) {
+    run_kind(MLXD_KIND_AFFINE_4, k);
+}
+
+static void run_affine_5(const task *k) {
+    run_kind(MLXD_KIND_AFFINE_5, k);
+}
+
+static void run_affine_6(const task *k) {
+    run_kind(MLXD_KIND_AFFINE_6, k);
+}
+
+static void run_affine_8(const task *k) {
+    run_kind(MLXD_KIND_AFFINE_8, k);
+}
+
+static void run_book_iq4(const task *k) {
+    run_kind(MLXD_KIND_BOOK_IQ4, k);
+}
+
+static void run_book_fp4(const task *k) {
+    run_kind(MLXD_KIND_BOOK_FP4, k);
+}
+
+static void run_halves_fp4(const task *k) {
+    run_kind(MLXD_KIND_HALVES_FP4, k);
+}
+
+static void run_nested_2(const task *k) {
+    run_kind(MLXD_KIND_NESTED_2, k);
+}
+
+static void run_nested_3(const task *k) {
+    run_kind(MLXD_KIND_NESTED_3, k);
+}
+
+static void run_nested_4(const task *k) {
+    run_kind(MLXD_KIND_NESTED_4, k);
+}
+
+static void run_nested_5(const task *k) {
+    run_kind(MLXD_KIND_NESTED_5, k);
+}
+
+static void run_nested_6(const task *k) {
+    run_kind(MLXD_KIND_NESTED_6, k);
+}
+
+static void run_nested_iq4(const task *k) {
+    run_kind(MLXD_KIND_NESTED_IQ4, k);
+}
+
+static run_fn *const runs[MLXD_KIND_COUNT] = {
+    [MLXD_KIND_SYMMETRIC_4] = run_symmetric_4, [MLXD_KIND_SYMMETRIC_5] = run_symmetric_5,
+    [MLXD_KIND_SYMMETRIC_8] = run_symmetric_8, [MLXD_KIND_AFFINE_2] = run_affine_2,
+    [MLXD_KIND_AFFINE_3] = run_affine_3,       [MLXD_KIND_AFFINE_4] = run_affine_4,
+    [MLXD_KIND_AFFINE_5] = run_affine_5,       [MLXD_KIND_AFFINE_6] = run_affine_6,
+    [MLXD_KIND_AFFINE_8] = run_affine_8,       [MLXD_KIND_BOOK_IQ4] = run_book_iq4,
+    [MLXD_KIND_BOOK_FP4] = run_book_fp4,       [MLXD_KIND_HALVES_FP4] = run_halves_fp4,
+    [MLXD_KIND_NESTED_2] = run_nested_2,       [MLXD_KIND_NESTED_3] = run_nested_3,
+    [MLXD_KIND_NESTED_4] = run_nested_4,       [MLXD_KIND_NESTED_5] = run_nested_5,
+    [MLXD_KIND_NESTED_6] = run_nested_6,       [MLXD_KIND_NESTED_IQ4] = run_nested_iq4,
+};
+
 static void run(const task *k) {
-    switch (k->w->format.kind) {
-    case MLXD_KIND_SYMMETRIC_4:
-        run_kind(MLXD_KIND_SYMMETRIC_4, k);
-        break;
-    case MLXD_KIND_SYMMETRIC_5:
-        run_kind(MLXD_KIND_SYMMETRIC_5, k);
-        break;
-    case MLXD_KIND_SYMMETRIC_8:
-        run_kind(MLXD_KIND_SYMMETRIC_8, k);
-        break;
-    case MLXD_KIND_AFFINE_2:
-        run_kind(MLXD_KIND_AFFINE_2, k);
-        break;
-    case MLXD_KIND_AFFINE_3:
-        run_kind(MLXD_KIND_AFFINE_3, k);
-        break;
-    case MLXD_KIND_AFFINE_4:
-        run_kind(MLXD_KIND_AFFINE_4, k);
-        break;
-    case MLXD_KIND_AFFINE_5:
-        run_kind(MLXD_KIND_AFFINE_5, k);
-        break;
-    case MLXD_KIND_AFFINE_6:
-        run_kind(MLXD_KIND_AFFINE_6, k);
-        break;
-    case MLXD_KIND_AFFINE_8:
-        run_kind(MLXD_KIND_AFFINE_8, k);
-        break;
-    case MLXD_KIND_BOOK_IQ4:
-        run_kind(MLXD_KIND_BOOK_IQ4, k);
-        break;
-    case MLXD_KIND_BOOK_FP4:
-        run_kind(MLXD_KIND_BOOK_FP4, k);
-        break;
-    case MLXD_KIND_HALVES_FP4:
-        run_kind(MLXD_KIND_HALVES_FP4, k);
-        break;
-    case MLXD_KIND_NESTED_2:
-        run_kind(MLXD_KIND_NESTED_2, k);
-        break;
-    case MLXD_KIND_NESTED_3:
-        run_kind(MLXD_KIND_NESTED_3, k);
-        break;
-    case MLXD_KIND_NESTED_4:
-        run_kind(MLXD_KIND_NESTED_4, k);
-        break;
-    case MLXD_KIND_NESTED_5:
-        run_kind(MLXD_KIND_NESTED_5, k);
-        break;
-    case MLXD_KIND_NESTED_6:
-        run_kind(MLXD_KIND_NESTED_6, k);
-        break;
-    case MLXD_KIND_NESTED_IQ4:
-        run_kind(MLXD_KIND_NESTED_IQ4, k);
-        break;
-    default:
-        MLXD_ASSERT(k->w->format.kind == MLXD_KIND_FLOAT);
-    }
+    runs[k->w->format.kind](k);
 }
 
 #endif
