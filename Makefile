@@ -6,8 +6,8 @@
 # JOBS=n limits parallel work (default: one job per processor).
 
 .DEFAULT_GOAL := build
-.PHONY: build demo demo-stop check test test-asan test-tsan check-cross bench bench-kernel format \
-	clean help deps deps-test
+.PHONY: build demo demo-stop check test test-asan test-tsan fuzz check-cross bench bench-kernel \
+	format clean help deps deps-test
 
 ## build: compile build/mlxd (this is what a plain `make` does)
 build: deps
@@ -37,6 +37,10 @@ test-asan: deps
 ## test-tsan: unit and kernel tests under ThreadSanitizer
 test-tsan: deps
 	@scripts/run-tests tsan
+
+## fuzz: look for inputs that break a parser, FUZZ_S=60 seconds each (FUZZ="gguf json" chooses)
+fuzz: deps-test
+	@scripts/fuzz
 
 ## check-cross: compile for aarch64 Linux and macOS; run the Linux kernel tests under qemu
 check-cross: deps-test
