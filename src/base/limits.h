@@ -19,6 +19,8 @@
 #define MLXD_LIMIT_GGUF_ARRAY (16u << 20) /* elements of one metadata array */
 #define MLXD_LIMIT_GGUF_NAME 64           /* a tensor's name with NUL */
 #define MLXD_LIMIT_TENSOR_NAME 256        /* the same where other containers give it */
+#define MLXD_LIMIT_MODEL_FILES 1024       /* parts of one checkpoint */
+#define MLXD_LIMIT_FILE_NAME 256          /* of a part, with NUL */
 #define MLXD_LIMIT_GGUF_DIMS 4
 #define MLXD_LIMIT_GGUF_ALIGNMENT (64u << 10)
 #define MLXD_LIMIT_LAYERS 1024
@@ -59,6 +61,7 @@
 #define MLXD_LIMIT_GRPC_MESSAGE (1u << 30)         /* contract's cap for one message */
 #define MLXD_LIMIT_GRPC_STREAM_MESSAGE (64u << 20) /* one message of our own stream */
 #define MLXD_LIMIT_WIRE_HEADER (2u << 20)        /* a StageService message without hidden states */
+#define MLXD_LIMIT_SHARD_CHUNK (4u << 20)        /* bytes of a model file in one message */
 #define MLXD_LIMIT_GRPC_PEER_BYTES (2147483647u) /* held for one peer by concurrent calls */
 #define MLXD_LIMIT_GRPC_STREAMS 100              /* concurrent streams of one connection */
 #define MLXD_LIMIT_GRPC_PEER_WAITING 64          /* calls of one peer waiting for its budget */

@@ -45,11 +45,12 @@ static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
 
 mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) {
     *h = (mlxd_host){0};
+    MLXD_ASSERT(p->path || (!p->text && !p->head));
     unsigned threads = p->threads ? p->threads : MLXD_MIN(mlxd_os_cpus(), MLXD_LIMIT_THREADS);
     mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
-    if (!err)
+    if (!err && p->path)
         err = mlxd_checkpoint_open(&h->checkpoint, p->path, why);
-    if (!err) {
+    if (!err && p->path) {
         err = mlxd_config_read(&h->config, mlxd_checkpoint_gguf(h->checkpoint), why);
         if (err)
             err = mlxd_fail_in(why, err, "%s", p->path);
