@@ -19,8 +19,13 @@
 #define MLXD_LIMIT_GGUF_ARRAY (16u << 20) /* elements of one metadata array */
 #define MLXD_LIMIT_GGUF_NAME 64           /* a tensor's name with NUL */
 #define MLXD_LIMIT_TENSOR_NAME 256        /* the same where other containers give it */
-#define MLXD_LIMIT_MODEL_FILES 1024       /* parts of one checkpoint */
-#define MLXD_LIMIT_FILE_NAME 256          /* of a part, with NUL */
+#define MLXD_LIMIT_TENSORS (256u << 10)   /* of a checkpoint, each expert's counted */
+#define MLXD_LIMIT_SAFETENSORS_DIMS 8
+#define MLXD_LIMIT_MODEL_FILES 1024           /* parts of one checkpoint */
+#define MLXD_LIMIT_FILE_NAME 256              /* of a part, with NUL */
+#define MLXD_LIMIT_DIRECTORY (16u << 10)      /* entries of a model's directory */
+#define MLXD_LIMIT_DOCUMENT_BYTES (64u << 20) /* config.json, tokenizer.json ... */
+#define MLXD_LIMIT_EXPERTS 4096
 #define MLXD_LIMIT_GGUF_DIMS 4
 #define MLXD_LIMIT_GGUF_ALIGNMENT (64u << 10)
 #define MLXD_LIMIT_LAYERS 1024

@@ -236,6 +236,9 @@ static mlxd_err open_fetched(mlxd_worker_link *l, mlxd_config *config, mlxd_why 
     if (!mlxd_digest_eq(meta, l->meta, sizeof meta))
         return mlxd_fail(why, MLXD_ERR_CORRUPT,
                          "the description of the model is not the one %s has", l->coordinator);
+    if (!mlxd_checkpoint_gguf(w->fetched))
+        return mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: not a GGUF model",
+                         mlxd_checkpoint_path(w->fetched));
     err = mlxd_config_read(config, mlxd_checkpoint_gguf(w->fetched), why);
     return err ? mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(w->fetched)) : MLXD_OK;
 }

@@ -5,8 +5,100 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+
+const char *const mlxd_checkpoint_documents[MLXD_CHECKPOINT_DOCUMENTS] = {
+    "config.json",           "generation_config.json",  "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+};
 
 /* ---- open and close ---- */
+
+mlxd_err mlxd_checkpoint_reserve(mlxd_checkpoint *c, size_t n, mlxd_why *why) {
+    MLXD_ASSERT(!c->files);
+    c->files = mlxd_mem_new(n, sizeof *c->files);
+    return c->files ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "%s: out of memory", c->path);
+}
+
+static bool ends_with(const char *text, const char *ending) {
+    size_t len = strlen(text), tail = strlen(ending);
+    return len >= tail && strcmp(text + len - tail, ending) == 0;
+}
+
+static bool begins_with(const char *text, const char *beginning) {
+    return strncmp(text, beginning, strlen(beginning)) == 0;
+}
+
+/* A GGUF file that is a model's first or only one. */
+static bool is_model(const char *name) {
+    uint32_t part = 1, parts;
+    return ends_with(name, ".gguf") && !begins_with(name, "mmproj-") &&
+           !begins_with(name, "mtp-") &&
+           (!mlxd_checkpoint_is_split(name, &part, &parts) || part == 1);
+}
+
+/* The only GGUF model of a directory. */
+static mlxd_err find_gguf(const mlxd_checkpoint *c, const mlxd_directory *d, const char **out,
+                          mlxd_why *why) {
+    *out = NULL;
+    for (size_t i = 0; i < mlxd_directory_count(d); i++) {
+        const char *name = mlxd_directory_at(d, i);
+        if (!is_model(name))
+            continue;
+        if (*out)
+            return mlxd_fail(why, MLXD_ERR_DATA,
+                             "%s: several models (%s, %s ...), expected one: name its file",
+                             c->path, *out, name);
+        *out = name;
+    }
+    return *out ? MLXD_OK
+                : mlxd_fail(why, MLXD_ERR_NOTFOUND,
+                            "%s: no model in this directory, expected config.json with "
+                            "*.safetensors files, or a .gguf file",
+                            c->path);
+}
+
+static mlxd_err open_directory(mlxd_checkpoint *c, mlxd_why *why) {
+    mlxd_directory *d;
+    const char *name;
+    mlxd_err err = mlxd_directory_open(&d, c->path, why);
+    if (err)
+        return err;
+    if (mlxd_checkpoint_is_hf(d)) {
+        err = mlxd_checkpoint_open_hf(c, d, why);
+    } else {
+        err = find_gguf(c, d, &name, why);
+        if (!err)
+            err = mlxd_checkpoint_open_gguf(c, d, name, why);
+    }
+    mlxd_directory_close(d);
+    return err;
+}
+
+/* A part of a split model: the others are looked for beside it. */
+static mlxd_err open_split(mlxd_checkpoint *c, const char *name, mlxd_why *why) {
+    size_t len = (size_t)(name - c->path);
+    char *beside = len > 1 ? mlxd_mem_dup(c->path, len - 1) : mlxd_mem_dup_str(len ? "/" : ".");
+    mlxd_directory *d = NULL;
+    mlxd_err err = beside ? mlxd_directory_open(&d, beside, why)
+                          : mlxd_fail(why, MLXD_ERR_NOMEM, "%s: out of memory", c->path);
+    mlxd_mem_free(beside);
+    if (!err)
+        err = mlxd_checkpoint_open_gguf(c, d, name, why);
+    mlxd_directory_close(d);
+    return err;
+}
+
+static mlxd_err open_any(mlxd_checkpoint *c, mlxd_why *why) {
+    const char *slash = strrchr(c->path, '/'), *name = slash ? slash + 1 : c->path;
+    uint32_t part, parts;
+    struct stat st;
+    if (stat(c->path, &st) == 0 && S_ISDIR(st.st_mode))
+        return open_directory(c, why);
+    if (mlxd_checkpoint_is_split(name, &part, &parts))
+        return open_split(c, name, why);
+    return mlxd_checkpoint_open_gguf(c, NULL, c->path, why);
+}
 
 static mlxd_slice name_at(const void *ctx, uint32_t i) {
     return mlxd_slice_str(((const mlxd_checkpoint_tensor *)ctx)[i].name);
@@ -57,7 +149,7 @@ mlxd_err mlxd_checkpoint_open(mlxd_checkpoint **out, const char *path, mlxd_why 
     c->path = mlxd_mem_dup_str(path);
     c->arena = mlxd_arena_open(0);
     if (c->path && c->arena)
-        err = mlxd_checkpoint_open_gguf(c, path, why);
+        err = open_any(c, why);
     if (!err)
         err = sort_names(c, why);
     if (!err)
@@ -78,6 +170,9 @@ void mlxd_checkpoint_close(mlxd_checkpoint *c) {
         mlxd_mem_free(c->files[i].head);
         mlxd_model_file_close(c->files[i].file);
     }
+    for (size_t i = 0; i < MLXD_CHECKPOINT_DOCUMENTS; i++)
+        mlxd_mem_free(c->documents[i].data);
+    mlxd_model_file_close(c->index);
     mlxd_mem_free(c->files);
     mlxd_mem_free(c->order);
     mlxd_mem_free(c->tensors);
@@ -104,8 +199,9 @@ const mlxd_gguf *mlxd_checkpoint_gguf(const mlxd_checkpoint *c) {
 }
 
 mlxd_slice mlxd_checkpoint_document(const mlxd_checkpoint *c, const char *name) {
-    (void)c;
-    (void)name;
+    for (size_t i = 0; i < MLXD_CHECKPOINT_DOCUMENTS; i++)
+        if (strcmp(mlxd_checkpoint_documents[i], name) == 0)
+            return (mlxd_slice){c->documents[i].data, c->documents[i].len};
     return (mlxd_slice){0};
 }
 

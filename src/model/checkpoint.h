@@ -5,8 +5,16 @@
  *
  *     a GGUF file            model-Q4_K_M.gguf
  *     a part of a split one  model-00001-of-00003.gguf: all parts are opened
+ *     a directory as Hugging Face's and MLX's tools write it: config.json and model.safetensors,
+ *         or the files that model.safetensors.index.json names, or else all model*.safetensors
+ *     a directory with one GGUF model (mmproj-* and mtp-* are not counted)
  *
- * Tensors are found under their canonical names, which are GGUF's ("blk.3.attn_q.weight").
+ * What links in a directory may lead to is written in directory.h.
+ *
+ * Tensors are found under their canonical names, which are GGUF's ("blk.3.attn_q.weight"; hf_name.h
+ * translates others). Experts that are stored one by one are one tensor here. Quantized tensors of
+ * MLX, stored as three, are one, too. A tensor that no name or encoding is known for is there all
+ * the same, so that a model that needs it, or must not ignore it, can say so.
  *
  * A tensor is a row-major array of `dims[2]` stacked matrices of `dims[1]` rows and `dims[0]`
  * columns (a vector has one row). It is stored as one to three streams, each a sequence of rows of
@@ -24,20 +32,24 @@
 #include "kernel/pack.h"
 
 #define MLXD_CHECKPOINT_STREAMS 3
+#define MLXD_ENCODING_NO_GGUF UINT32_MAX
 
 typedef enum mlxd_encoding_kind {
     MLXD_ENCODING_ROWS,   /* one stream of rows in GGUF's layout of `type` */
     MLXD_ENCODING_AFFINE, /* MLX: quantized weights, scales, biases */
-    MLXD_ENCODING_OTHER   /* there, but nothing that can be loaded; `label` says what it is */
+    MLXD_ENCODING_MXFP4,  /* MLX and gpt_oss: weights, scales */
+    MLXD_ENCODING_MXFP8,
+    MLXD_ENCODING_NVFP4,
+    MLXD_ENCODING_OTHER /* there, but nothing that can be loaded; `label` says what it is */
 } mlxd_encoding_kind;
 
 typedef struct mlxd_encoding {
     mlxd_encoding_kind kind;
     mlxd_weight_type type; /* ROWS */
-    uint32_t gguf;         /* ROWS, and OTHER in a GGUF file: its number there */
-    uint8_t bits, group;   /* AFFINE */
+    uint32_t gguf;         /* the number that GGUF files have for it, or MLXD_ENCODING_NO_GGUF */
+    uint8_t bits, group;   /* AFFINE to NVFP4: of an element; columns with one scale */
     mlxd_float scales;     /* AFFINE: type of scales and biases */
-    char label[32];        /* for people: "Q4_K", "BF16", "affine 4 bits, group 64" */
+    char label[32];        /* for people: "Q4_K", "BF16", "affine 4 bits, group 64, F16" */
 } mlxd_encoding;
 
 /* A piece of a stream. */
@@ -77,7 +89,9 @@ const char *mlxd_checkpoint_path(const mlxd_checkpoint *c);
 uint64_t mlxd_checkpoint_bytes(const mlxd_checkpoint *c);
 /* The container whose metadata describes the model; NULL when it is not GGUF. */
 const mlxd_gguf *mlxd_checkpoint_gguf(const mlxd_checkpoint *c);
-/* The bytes of a file beside the tensors ("config.json"); empty when there is none. */
+/* The bytes of a file beside the tensors; empty when there is none. Known are config.json,
+ * generation_config.json, tokenizer.json, tokenizer_config.json, special_tokens_map.json and
+ * chat_template.jinja, and only where the tensors are no GGUF. */
 mlxd_slice mlxd_checkpoint_document(const mlxd_checkpoint *c, const char *name);
 /* Digest of what describes the model: configuration, tokenizer, template. */
 void mlxd_checkpoint_meta_digest(const mlxd_checkpoint *c, uint8_t out[MLXD_SHA256_BYTES]);

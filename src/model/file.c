@@ -63,25 +63,26 @@ static void set_identity(mlxd_model_file *f, const struct stat *st) {
              (unsigned long long)st->st_ctime);
 }
 
-mlxd_err mlxd_model_file_open(mlxd_model_file **out, const char *path, mlxd_why *why) {
+/* O_NONBLOCK: opening a FIFO must not wait for a writer. */
+static mlxd_err open_file(mlxd_model_file **out, const char *path, const char *shown, int flags,
+                          mlxd_why *why) {
     MLXD_ASSERT(out && path);
     mlxd_model_file *f = mlxd_mem_new(1, sizeof *f);
     if (!f)
         return mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     struct stat st;
     mlxd_err err;
-    /* O_NONBLOCK: opening a FIFO must not wait for a writer. */
-    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | flags);
     if (f->fd < 0) {
-        err = open_error(path, errno, why);
+        err = open_error(shown, errno, why);
         goto fail;
     }
-    f->path = mlxd_mem_dup_str(path);
+    f->path = mlxd_mem_dup_str(shown);
     err = f->path ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     if (!err && fstat(f->fd, &st) != 0)
-        err = open_error(path, errno, why);
+        err = open_error(shown, errno, why);
     if (!err && !S_ISREG(st.st_mode))
-        err = mlxd_fail(why, MLXD_ERR_DATA, "%s: not a regular file", path);
+        err = mlxd_fail(why, MLXD_ERR_DATA, "%s: not a regular file", shown);
     if (err)
         goto fail;
     f->bytes = (uint64_t)st.st_size;
@@ -91,6 +92,15 @@ mlxd_err mlxd_model_file_open(mlxd_model_file **out, const char *path, mlxd_why 
 fail:
     mlxd_model_file_close(f);
     return err;
+}
+
+mlxd_err mlxd_model_file_open(mlxd_model_file **out, const char *path, mlxd_why *why) {
+    return open_file(out, path, path, 0, why);
+}
+
+mlxd_err mlxd_model_file_open_as(mlxd_model_file **out, const char *path, const char *shown,
+                                 mlxd_why *why) {
+    return open_file(out, path, shown, O_NOFOLLOW, why);
 }
 
 void mlxd_model_file_close(mlxd_model_file *f) {

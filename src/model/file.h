@@ -15,6 +15,9 @@ typedef struct mlxd_model_file mlxd_model_file;
 /* NOTFOUND, PERM, DATA (not a regular file), IO; texts begin with the path. */
 mlxd_err mlxd_model_file_open(mlxd_model_file **out, const char *path,
                               mlxd_why *why) MLXD_MUST_CHECK;
+/* The same for a path without links, under another name for people. */
+mlxd_err mlxd_model_file_open_as(mlxd_model_file **out, const char *path, const char *shown,
+                                 mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_model_file_close(mlxd_model_file *f);
 
 const char *mlxd_model_file_path(const mlxd_model_file *f);

@@ -176,8 +176,12 @@ static mlxd_err digest_model(mlxd_manifest *m, const mlxd_checkpoint *c, mlxd_wh
     mlxd_sha256_add(sha, m->meta, sizeof m->meta);
     for (size_t i = 0; i < m->count; i++) {
         const mlxd_checkpoint_tensor *t = mlxd_checkpoint_at(c, i);
-        char line[MLXD_LIMIT_TENSOR_NAME + 128];
-        int n = snprintf(line, sizeof line, "%s %u %llu %llu %llu %llu ", t->name, t->encoding.gguf,
+        char line[MLXD_LIMIT_TENSOR_NAME + 192], type[sizeof t->encoding.label];
+        if (t->encoding.gguf == MLXD_ENCODING_NO_GGUF)
+            snprintf(type, sizeof type, "%s", t->encoding.label);
+        else
+            snprintf(type, sizeof type, "%u", t->encoding.gguf);
+        int n = snprintf(line, sizeof line, "%s %s %llu %llu %llu %llu ", t->name, type,
                          (unsigned long long)t->dims[0], (unsigned long long)t->dims[1],
                          (unsigned long long)t->dims[2], (unsigned long long)t->dims[3]);
         mlxd_sha256_add(sha, line, (size_t)n);

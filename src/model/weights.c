@@ -16,6 +16,7 @@
 #define BUFFER_BYTES ((size_t)1 << 20) /* what a task reads at a time */
 #define PIECE_BYTES ((size_t)8 << 20)  /* what a packing task takes */
 #define NONE SIZE_MAX
+#define LANES 4
 
 /* A spec in the tensor's terms: `count` matrices of stored_rows, of which `rows` are packed. For
  * vectors that is one matrix, a row for each of them. */
@@ -73,6 +74,9 @@ static bool packed_format(const mlxd_encoding *e, mlxd_format *out) {
         *out = mlxd_affine_format(
             &(mlxd_affine){.bits = e->bits, .group = e->group, .type = e->scales});
         return true;
+    case MLXD_ENCODING_MXFP4:
+    case MLXD_ENCODING_MXFP8:
+    case MLXD_ENCODING_NVFP4:
     case MLXD_ENCODING_OTHER:
         break;
     }
@@ -190,15 +194,21 @@ static size_t rows_of(const struct item *it, size_t bytes) {
            MLXD_PANEL_ROWS;
 }
 
+static void mix(uint64_t lanes[LANES], const uint8_t *p, size_t bytes) {
+    uint64_t words[LANES] = {0};
+    memcpy(words, p, bytes);
+    for (size_t i = 0; i < LANES; i++)
+        lanes[i] = (lanes[i] ^ words[i]) * 0x9e3779b97f4a7c15u;
+}
+
 /* A sum over a row that no changed word leaves as it was: every step is a bijection. */
 static uint64_t sum_row(size_t stream, uint64_t row, const uint8_t *p, size_t bytes) {
-    uint64_t lanes[4] = {row, stream, 2, 3}, sum = 0;
-    for (size_t at = 0, lane = 0; at < bytes; at += 8, lane = (lane + 1) % 4) {
-        uint64_t word = 0;
-        memcpy(&word, p + at, MLXD_MIN(bytes - at, sizeof word));
-        lanes[lane] = (lanes[lane] ^ word) * 0x9e3779b97f4a7c15u;
-    }
-    for (size_t i = 0; i < 4; i++)
+    uint64_t lanes[LANES] = {row, stream}, sum = 0;
+    size_t at = 0;
+    for (; at + sizeof lanes <= bytes; at += sizeof lanes)
+        mix(lanes, p + at, sizeof lanes);
+    mix(lanes, p + at, bytes - at);
+    for (size_t i = 0; i < LANES; i++)
         sum = (sum ^ lanes[i] ^ (lanes[i] >> 29)) * 0xbf58476d1ce4e5b9u;
     return sum;
 }

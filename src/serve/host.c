@@ -50,6 +50,8 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
     mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
     if (!err && p->path)
         err = mlxd_checkpoint_open(&h->checkpoint, p->path, why);
+    if (!err && p->path && !mlxd_checkpoint_gguf(h->checkpoint))
+        err = mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: not a GGUF model", p->path);
     if (!err && p->path) {
         err = mlxd_config_read(&h->config, mlxd_checkpoint_gguf(h->checkpoint), why);
         if (err)

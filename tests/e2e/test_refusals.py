@@ -293,7 +293,7 @@ def test_things_that_are_no_model_file(mlxd, tmp_path):
         f.write("this is no model\n" * 100)
     run = ("run", "-p", "x", "-m")
     for path, code, what in (("/no/such.gguf", MISSING, "No such file"),
-                             (str(tmp_path), DATA, "not a regular file"),
+                             (str(tmp_path), MISSING, "no model in this directory"),
                              (fifo, DATA, "not a regular file"),
                              ("/dev/zero", DATA, "not a regular file"),
                              (empty, DATA, "empty"), (text, DATA, "GGUF")):

@@ -30,7 +30,7 @@ static void what_is_no_model_file(void **state) {
     refused("", MLXD_ERR_NOTFOUND, "cannot open");
     model_file_put("plain", "x", 1);
     refused(model_file_path("plain/x"), MLXD_ERR_NOTFOUND, "cannot open");
-    refused(model_file_dir, MLXD_ERR_DATA, "not a regular file");
+    refused(model_file_dir, MLXD_ERR_NOTFOUND, "no model in this directory");
     assert_int_equal(mkfifo(fifo, 0600), 0);
     refused(fifo, MLXD_ERR_DATA, "not a regular file");
     refused("/dev/zero", MLXD_ERR_DATA, "not a regular file");

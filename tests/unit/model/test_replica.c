@@ -124,13 +124,18 @@ static mlxd_span tensor_span(const char *name) {
     return (mlxd_span){e->file, e->offset, e->offset + e->bytes};
 }
 
-static void copy(mlxd_replica *r, mlxd_span span) {
+/* Copies bytes of `c`. */
+static void copy_of(const mlxd_checkpoint *c, mlxd_replica *r, mlxd_span span) {
     mlxd_why why = {0};
     size_t n = (size_t)(span.end - span.begin);
     uint8_t *data = mlxd_mem_new(n, 1);
-    check(mlxd_checkpoint_part_read(original, span.file, span.begin, data, n, &why), &why);
+    check(mlxd_checkpoint_part_read(c, span.file, span.begin, data, n, &why), &why);
     check(mlxd_replica_write(r, span.file, span.begin, data, n, &why), &why);
     mlxd_mem_free(data);
+}
+
+static void copy(mlxd_replica *r, mlxd_span span) {
+    copy_of(original, r, span);
 }
 
 static bool is_there(const mlxd_replica *r, mlxd_span span) {
@@ -186,6 +191,74 @@ static void test_it_is_a_checkpoint(void **state) {
     assert_int_equal(st.st_mode & 0777, 0700);
     mlxd_checkpoint_close(c);
     mlxd_replica_close(r);
+}
+
+static void same_tensor(const mlxd_checkpoint *a, const mlxd_checkpoint *b, size_t index) {
+    const mlxd_checkpoint_tensor *t = mlxd_checkpoint_at(a, index),
+                                 *u = mlxd_checkpoint_at(b, index);
+    mlxd_why why = {0};
+    assert_string_equal(t->name, u->name);
+    assert_string_equal(t->encoding.label, u->encoding.label);
+    assert_int_equal(t->bytes, u->bytes);
+    for (size_t s = 0; s < t->n_streams; s++) {
+        size_t n = (size_t)t->streams[s].bytes;
+        uint8_t *x = mlxd_mem_new(n, 1), *y = mlxd_mem_new(n, 1);
+        check(mlxd_checkpoint_read(a, t, s, 0, x, n, &why), &why);
+        check(mlxd_checkpoint_read(b, u, s, 0, y, n, &why), &why);
+        assert_memory_equal(x, y, n);
+        mlxd_mem_free(x);
+        mlxd_mem_free(y);
+    }
+}
+
+/* A copy of the checkpoint's heads and of its last tensor, however many pieces that has. */
+static void copy_kind(const char *path) {
+    mlxd_checkpoint *from, *to;
+    mlxd_manifest m;
+    mlxd_replica_spec s;
+    mlxd_replica *r;
+    mlxd_why why = {0};
+    uint8_t meta[2][MLXD_SHA256_BYTES];
+    mlxd_pool *pool = mlxd_pool_open(1);
+    check(mlxd_checkpoint_open(&from, path, &why), &why);
+    check(mlxd_manifest_open(&m, from, pool, "", NULL, &why), &why);
+    check(mlxd_replica_spec_open(&s, from, &m, &why), &why);
+    check(mlxd_replica_open(&r, root, &s, &why), &why);
+    for (size_t i = 0; i < s.n_files; i++)
+        copy_of(from, r, (mlxd_span){(uint32_t)i, 0, s.files[i].head_bytes});
+    size_t wrong, last = mlxd_checkpoint_count(from) - 1;
+    check(mlxd_replica_check_heads(r, &wrong, &why), &why);
+    assert_int_equal(wrong, 0);
+    check(mlxd_checkpoint_open(&to, mlxd_replica_path(r), &why), &why);
+    mlxd_checkpoint_meta_digest(from, meta[0]);
+    mlxd_checkpoint_meta_digest(to, meta[1]);
+    assert_memory_equal(meta[0], meta[1], sizeof meta[0]);
+    assert_int_equal(mlxd_checkpoint_count(to), last + 1);
+    const mlxd_checkpoint_tensor *t = mlxd_checkpoint_at(to, last);
+    for (size_t i = 0; i < t->n_streams; i++)
+        for (size_t j = 0; j < t->streams[i].n_extents; j++) {
+            const mlxd_extent *e = &t->streams[i].extents[j];
+            copy_of(from, r, (mlxd_span){e->file, e->offset, e->offset + e->bytes});
+        }
+    same_tensor(from, to, last);
+    print_message("%s: %zu files, %llu of %llu bytes\n", path, s.n_files,
+                  (unsigned long long)mlxd_replica_bytes(r),
+                  (unsigned long long)mlxd_checkpoint_bytes(from));
+    mlxd_checkpoint_close(to);
+    mlxd_replica_close(r);
+    mlxd_replica_spec_close(&s);
+    mlxd_manifest_close(&m);
+    mlxd_checkpoint_close(from);
+    mlxd_pool_close(pool);
+}
+
+static void test_all_kinds(void **state) {
+    (void)state;
+    copy_kind(MLXD_GOLDEN "/tiny-f32.gguf");
+    copy_kind(MLXD_GOLDEN "/checkpoints/split/model-00002-of-00003.gguf");
+    copy_kind(MLXD_GOLDEN "/checkpoints/moe-sharded");
+    copy_kind(MLXD_GOLDEN "/checkpoints/mlx-affine");
+    copy_kind(MLXD_GOLDEN "/checkpoints/gpt-oss");
 }
 
 /* What was synced is there when it is opened again; what was only written is not, although its
@@ -479,6 +552,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spans),
         cmocka_unit_test_setup(test_it_is_a_checkpoint, empty),
+        cmocka_unit_test_setup(test_all_kinds, empty),
         cmocka_unit_test_setup(test_what_survives_a_crash, empty),
         cmocka_unit_test_setup(test_damage_is_found, empty),
         cmocka_unit_test_setup(test_nothing_is_followed, empty),
