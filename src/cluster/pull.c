@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define SILENCE_NS (120 * MLXD_NS_PER_S)
+#define SYNC_NS MLXD_NS_PER_S
 
 struct chunk {
     mlxd_rpc_msg *msg;
@@ -31,7 +32,7 @@ struct mlxd_pull {
     const mlxd_span *wanted;
     size_t n_wanted, next; /* the range of `wanted` that is being asked for */
     uint64_t at;           /* in it: what lies before was asked for, or is there */
-    uint64_t done, total, unsynced;
+    uint64_t done, total, synced_ns;
 };
 
 mlxd_err mlxd_pull_open(mlxd_pull **out, const mlxd_pull_params *params, mlxd_why *why) {
@@ -157,12 +158,12 @@ static mlxd_err take_chunk(mlxd_pull *p, mlxd_why *why) {
     if (err)
         return err;
     p->done += len;
-    p->unsynced += len;
     p->p.progress(p->p.ctx, p->done, p->total);
-    if (p->unsynced < MLXD_PULL_SYNC_BYTES)
+    if (mlxd_clock_now_ns() - p->synced_ns < SYNC_NS)
         return MLXD_OK;
-    p->unsynced = 0;
-    return mlxd_replica_sync(p->replica, why);
+    err = mlxd_replica_sync(p->replica, why);
+    p->synced_ns = mlxd_clock_now_ns();
+    return err;
 }
 
 static uint64_t missing_bytes(const mlxd_replica *r, const mlxd_span *wanted, size_t n) {
@@ -182,7 +183,8 @@ mlxd_err mlxd_pull_run(mlxd_pull *p, mlxd_replica *r, const mlxd_span *wanted, s
     p->wanted = wanted;
     p->n_wanted = n;
     p->next = 0;
-    p->at = p->done = p->unsynced = 0;
+    p->at = p->done = 0;
+    p->synced_ns = mlxd_clock_now_ns();
     p->total = missing_bytes(r, wanted, n);
     mlxd_err err = MLXD_OK;
     for (;;) {

@@ -3,8 +3,8 @@
  *
  * A few fetches are on their way at a time (MLXD_WIRE_FETCH_WINDOW), so that the network does not
  * wait for the disks. A chunk counts when it was asked for, has the length that was asked for, and
- * fits its digest; anything else ends the pull with an error. Every MLXD_PULL_SYNC_BYTES, and when
- * a pull ends, however it does, what came is put on disk and listed: the next one goes on there.
+ * fits its digest; anything else ends the pull with an error. Every second, and when a pull ends,
+ * however it does, what came is put on disk and listed: the next one goes on there.
  *
  * Threads: run is called by one (it blocks); take by the poller; end by any.
  */
@@ -13,8 +13,6 @@
 
 #include "cluster/wire.h"
 #include "net/transport.h"
-
-#define MLXD_PULL_SYNC_BYTES (UINT64_C(64) << 20)
 
 typedef struct mlxd_pull mlxd_pull;
 
