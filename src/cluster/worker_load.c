@@ -426,8 +426,12 @@ static mlxd_err load_layers(const struct load *load, bool *kept, mlxd_why *why) 
     if (err)
         return err;
     *kept = loaded_already(w, load);
-    if (!*kept && l->pull)
-        return load_fetched(load, why);
+    if (!*kept && l->pull) {
+        err = load_fetched(load, why);
+        if (err) /* whatever was wrong with the files: the next load opens them anew */
+            mlxd_worker_drop_model(w);
+        return err;
+    }
     if (!*kept)
         err = replace_layers(w, load, why);
     return err ? err : compare_digests(w, load, w->cpu, why);
@@ -455,6 +459,11 @@ static void run_load(const struct load *load) {
     l->loading = false;
     l->ready = !err && w->active == l;
     mlxd_mutex_unlock(&w->lock);
+    if (err && atomic_load(&l->closed)) {
+        mlxd_log(MLXD_LOG_INFO, "worker", "layers %u..%u are not loaded: %s", load->first,
+                 load->end - 1, why.text);
+        return;
+    }
     if (err) {
         mlxd_worker_refuse(l, err, &why);
         return;
