@@ -13,13 +13,19 @@
 
 /* ---- sending ---- */
 
+/* A stream that takes no message is cut, unless it is ending and the reason is on its way. */
+static void cut(mlxd_worker_link *l) {
+    if (!atomic_load(&l->refused))
+        mlxd_rpc_stream_cancel(l->stream);
+}
+
 void mlxd_worker_reply(mlxd_worker_link *l, const Mlxd__WorkReply *m) {
     mlxd_buf buf;
     mlxd_buf_init(&buf, 0);
     mlxd_wire_reply(&buf, m);
     mlxd_rpc_part part = {.bytes = {buf.data, buf.len}};
     if (!atomic_load(&l->closed) && (buf.failed || mlxd_rpc_stream_send(l->stream, &part, 1)))
-        mlxd_rpc_stream_cancel(l->stream);
+        cut(l);
     mlxd_buf_deinit(&buf);
 }
 
@@ -73,7 +79,7 @@ static void answer(mlxd_worker_flight *f, mlxd_err err, const mlxd_why *why) {
         {.bytes = {(const uint8_t *)s->hidden, (size_t)s->n_hidden * s->width * sizeof(float)}}};
     size_t n = err || s->n_hidden == 0 ? 1 : 2;
     if (!atomic_load(&l->closed) && (header.failed || mlxd_rpc_stream_send(l->stream, parts, n)))
-        mlxd_rpc_stream_cancel(l->stream);
+        cut(l);
     mlxd_buf_deinit(&header);
     free_flight(l->worker, f);
 }
