@@ -212,7 +212,7 @@ static inline void stop_coordinator(struct coordinator *c) {
 }
 
 static inline bool wait_ready(struct coordinator *c, bool ready) {
-    uint64_t until = mlxd_clock_now_ns() + 20 * MLXD_NS_PER_S;
+    uint64_t until = mlxd_clock_now_ns() + 60 * MLXD_NS_PER_S;
     while (mlxd_loop_ready(c->loop) != ready && mlxd_clock_now_ns() < until)
         nap_us(2000);
     return mlxd_loop_ready(c->loop) == ready;
@@ -293,7 +293,7 @@ static inline void ask_two(struct coordinator *c, char greedy[MLXD_SHA256_HEX],
 /* The reason for which the first worker is not there. */
 static inline bool view_says(struct coordinator *c, const char *text) {
     mlxd_member_view *v = mlxd_mem_new(MLXD_LIMIT_NODES, sizeof *v);
-    uint64_t until = mlxd_clock_now_ns() + 10 * MLXD_NS_PER_S;
+    uint64_t until = mlxd_clock_now_ns() + 60 * MLXD_NS_PER_S;
     bool said = false;
     while (!said && mlxd_clock_now_ns() < until) {
         (void)mlxd_members_view(c->members, v);
