@@ -32,6 +32,7 @@
 #define MLXD_LIMIT_HIDDEN (1u << 16) /* hidden size */
 #define MLXD_LIMIT_FFN (1u << 19)    /* feed-forward size */
 #define MLXD_LIMIT_HEADS 1024
+#define MLXD_LIMIT_EXPERTS_USED 64 /* by a token */
 #define MLXD_LIMIT_HEAD_DIM 512
 #define MLXD_LIMIT_VOCAB (4u << 20)    /* tokens */
 #define MLXD_LIMIT_TOKEN_BYTES 4096    /* one token's text */

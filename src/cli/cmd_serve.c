@@ -239,8 +239,12 @@ static mlxd_err read_workers(struct node *node, mlxd_why *why) {
 }
 
 static void name_model(struct node *node) {
-    const char *slash = strrchr(node->o->model, '/');
-    const char *name = slash ? slash + 1 : node->o->model;
+    char path[4096]; /* of a directory: perhaps with a slash behind */
+    snprintf(path, sizeof path, "%s", node->o->model);
+    for (size_t len = strlen(path); len > 1 && path[len - 1] == '/'; len--)
+        path[len - 1] = 0;
+    const char *slash = strrchr(path, '/');
+    const char *name = slash && slash[1] ? slash + 1 : path;
     if (node->o->served_name[0])
         name = node->o->served_name;
     snprintf(node->model_name, sizeof node->model_name, "%s", name);

@@ -72,8 +72,11 @@ mlxd_err mlxd_plan_model_read(mlxd_plan_model *out, const mlxd_checkpoint *f, co
                              .kv_pages = kv_pages,
                              .parallel = parallel};
     mlxd_err err = mlxd_vocab_size(f, c, &out->head_bytes, why);
-    for (uint32_t i = 0; i < c->layers && !err; i++)
+    for (uint32_t i = 0; i < c->layers && !err; i++) {
         err = mlxd_layers_size(f, c, i, i + 1, &out->layer_bytes[i], why);
+        if (!err)
+            err = mlxd_layers_read_size(f, c, i, i + 1, &out->layer_read_bytes[i], why);
+    }
     if (err)
         return err;
     out->head_read_bytes = out->head_bytes;
@@ -95,10 +98,10 @@ static bool add_up(struct task *t, const mlxd_plan_model *m) {
         m->head_read_bytes > MLXD_PLAN_BYTES_MAX)
         return false;
     for (uint32_t i = 0; i < m->layers; i++) {
-        if (m->layer_bytes[i] > MLXD_PLAN_BYTES_MAX)
+        if (m->layer_bytes[i] > MLXD_PLAN_BYTES_MAX || m->layer_read_bytes[i] > m->layer_bytes[i])
             return false;
         t->bytes[i + 1] = t->bytes[i] + m->layer_bytes[i] + t->kv_layer_bytes;
-        t->kib[i + 1] = t->kib[i] + to_kib(m->layer_bytes[i]);
+        t->kib[i + 1] = t->kib[i] + to_kib(m->layer_read_bytes[i]);
         if (t->bytes[i + 1] > MLXD_PLAN_BYTES_MAX)
             return false;
     }

@@ -33,8 +33,9 @@
 
 /* What the model asks of memory and time. */
 typedef struct mlxd_plan_model {
-    uint32_t layers;                         /* 1..MLXD_LIMIT_LAYERS */
-    uint64_t layer_bytes[MLXD_LIMIT_LAYERS]; /* weights of each layer, as packed in memory */
+    uint32_t layers;                              /* 1..MLXD_LIMIT_LAYERS */
+    uint64_t layer_bytes[MLXD_LIMIT_LAYERS];      /* weights of each layer, as packed in memory */
+    uint64_t layer_read_bytes[MLXD_LIMIT_LAYERS]; /* of them, read per token: not all experts */
     uint64_t head_bytes;      /* embeddings, output norm and projection: memory of devices[0] */
     uint64_t head_read_bytes; /* what one token reads of them: all of a tied head, else the
                                  projection */

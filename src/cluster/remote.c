@@ -230,25 +230,38 @@ static void on_hello(mlxd_remote *r, const Mlxd__HelloReply *m) {
     tell(r, &note);
 }
 
+/* The names of the tensors of layers [first, end), owned by the caller; NULL: no memory. */
+static mlxd_tensor_name *list_tensors(const mlxd_remote *r, uint32_t first, uint32_t end,
+                                      size_t *count) {
+    *count = mlxd_layers_tensors(r->p.config, first, end, NULL);
+    mlxd_tensor_name *names = mlxd_mem_new(*count, sizeof *names);
+    if (names)
+        (void)mlxd_layers_tensors(r->p.config, first, end, names);
+    return names;
+}
+
 static mlxd_err compare_digests(const mlxd_remote *r, const Mlxd__Loaded *m, mlxd_why *why) {
     if (m->first != r->stage.first || m->end != r->stage.end)
         return mlxd_fail(why, MLXD_ERR_PROTO, "it loaded layers [%u, %u), asked were [%u, %u)",
                          m->first, m->end, r->stage.first, r->stage.end);
-    size_t expected = mlxd_layers_tensors(r->stage.first, r->stage.end);
+    size_t expected;
+    mlxd_tensor_name *names = list_tensors(r, r->stage.first, r->stage.end, &expected);
+    if (!names)
+        return mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
+    mlxd_err err = MLXD_OK;
     if (m->n_tensors != expected)
-        return mlxd_fail(why, MLXD_ERR_STATE, "it reports %zu tensors, expected %zu", m->n_tensors,
-                         expected);
-    for (size_t i = 0; i < m->n_tensors; i++) {
+        err = mlxd_fail(why, MLXD_ERR_STATE, "it reports %zu tensors, expected %zu", m->n_tensors,
+                        expected);
+    for (size_t i = 0; i < m->n_tensors && !err; i++) {
         const Mlxd__TensorDigest *d = m->tensors[i];
-        char name[MLXD_LIMIT_GGUF_NAME];
-        mlxd_layers_tensor_name(r->stage.first, i, name);
-        const mlxd_tensor_digest *want = mlxd_manifest_find(r->p.manifest, name);
-        if (!want || strcmp(d->name, name) != 0 || d->sha256.len != MLXD_SHA256_BYTES ||
+        const mlxd_tensor_digest *want = mlxd_manifest_find(r->p.manifest, names[i].text);
+        if (!want || strcmp(d->name, names[i].text) != 0 || d->sha256.len != MLXD_SHA256_BYTES ||
             !mlxd_digest_eq(d->sha256.data, want->sha256, MLXD_SHA256_BYTES))
-            return mlxd_fail(why, MLXD_ERR_STATE,
-                             "the model files differ: its tensor %.60s is not ours", d->name);
+            err = mlxd_fail(why, MLXD_ERR_STATE,
+                            "the model files differ: its tensor %.60s is not ours", d->name);
     }
-    return MLXD_OK;
+    mlxd_mem_free(names);
+    return err;
 }
 
 static void on_loaded(mlxd_remote *r, const Mlxd__Loaded *m) {
@@ -468,12 +481,14 @@ void mlxd_remote_close(mlxd_remote *r) {
 mlxd_err mlxd_remote_load(mlxd_remote *r, uint32_t first, uint32_t end, uint32_t positions,
                           uint32_t tokens_max, uint32_t kv_pages, mlxd_why *why) {
     const mlxd_manifest *all = r->p.manifest;
-    size_t n = mlxd_layers_tensors(first, end);
+    size_t n;
+    mlxd_tensor_name *names = list_tensors(r, first, end, &n);
     Mlxd__TensorDigest *digests = mlxd_mem_new(n, sizeof *digests);
     Mlxd__TensorDigest **pointers = mlxd_mem_new(n, sizeof *pointers);
     Mlxd__Load load = MLXD__LOAD__INIT;
     Mlxd__WorkRequest m = MLXD__WORK_REQUEST__INIT;
-    mlxd_err err = digests && pointers ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
+    mlxd_err err =
+        names && digests && pointers ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     mlxd_mutex_lock(&r->lock);
     MLXD_ASSERT(r->phase == GREETED);
     r->stage.first = first;
@@ -481,11 +496,9 @@ mlxd_err mlxd_remote_load(mlxd_remote *r, uint32_t first, uint32_t end, uint32_t
     r->phase = LOADING;
     mlxd_mutex_unlock(&r->lock);
     for (size_t i = 0; i < n && !err; i++) {
-        char name[MLXD_LIMIT_GGUF_NAME];
-        mlxd_layers_tensor_name(first, i, name);
-        const mlxd_tensor_digest *d = mlxd_manifest_find(all, name);
+        const mlxd_tensor_digest *d = mlxd_manifest_find(all, names[i].text);
         if (!d) {
-            err = mlxd_fail(why, MLXD_ERR_DATA, "tensor %s is missing", name);
+            err = mlxd_fail(why, MLXD_ERR_DATA, "tensor %s is missing", names[i].text);
             break;
         }
         mlxd__tensor_digest__init(&digests[i]);
@@ -506,6 +519,7 @@ mlxd_err mlxd_remote_load(mlxd_remote *r, uint32_t first, uint32_t end, uint32_t
     if (!err)
         send_request(r, &m);
     mlxd_mem_free(pointers);
+    mlxd_mem_free(names);
     mlxd_mem_free(digests);
     return err;
 }

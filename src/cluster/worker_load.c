@@ -236,10 +236,7 @@ static mlxd_err open_fetched(mlxd_worker_link *l, mlxd_config *config, mlxd_why 
     if (!mlxd_digest_eq(meta, l->meta, sizeof meta))
         return mlxd_fail(why, MLXD_ERR_CORRUPT,
                          "the description of the model is not the one %s has", l->coordinator);
-    if (!mlxd_checkpoint_gguf(w->fetched))
-        return mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: not a GGUF model",
-                         mlxd_checkpoint_path(w->fetched));
-    err = mlxd_config_read(config, mlxd_checkpoint_gguf(w->fetched), why);
+    err = mlxd_config_read(config, w->fetched, why);
     return err ? mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(w->fetched)) : MLXD_OK;
 }
 
@@ -385,7 +382,7 @@ static mlxd_err check_range(const mlxd_worker *w, const struct load *load, mlxd_
     if (load->first >= load->end || load->end > w->config.layers)
         return mlxd_fail(why, MLXD_ERR_INVALID, "layers [%u, %u) of a model of %u", load->first,
                          load->end, w->config.layers);
-    size_t n = mlxd_layers_tensors(load->first, load->end);
+    size_t n = mlxd_layers_tensors(&w->config, load->first, load->end, NULL);
     if (load->n_expected != n)
         return mlxd_fail(why, MLXD_ERR_INVALID, "%zu tensors for layers [%u, %u), expected %zu",
                          load->n_expected, load->first, load->end, n);

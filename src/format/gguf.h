@@ -55,7 +55,16 @@ enum {
     MLXD_GGUF_TYPE_Q5_0 = 6,
     MLXD_GGUF_TYPE_Q5_1 = 7,
     MLXD_GGUF_TYPE_Q8_0 = 8,
-    MLXD_GGUF_TYPE_BF16 = 30
+    MLXD_GGUF_TYPE_Q2_K = 10,
+    MLXD_GGUF_TYPE_Q3_K = 11,
+    MLXD_GGUF_TYPE_Q4_K = 12,
+    MLXD_GGUF_TYPE_Q5_K = 13,
+    MLXD_GGUF_TYPE_Q6_K = 14,
+    MLXD_GGUF_TYPE_IQ4_NL = 20,
+    MLXD_GGUF_TYPE_IQ4_XS = 23,
+    MLXD_GGUF_TYPE_BF16 = 30,
+    MLXD_GGUF_TYPE_MXFP4 = 39,
+    MLXD_GGUF_TYPE_NVFP4 = 40
 };
 
 typedef struct mlxd_gguf mlxd_gguf;

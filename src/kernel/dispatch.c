@@ -20,8 +20,9 @@
 #define VECTOR_SCALAR                                                                              \
     {                                                                                              \
         .rmsnorm = mlxd_rmsnorm_scalar, .swiglu = mlxd_swiglu_scalar, .geglu = mlxd_geglu_scalar,  \
-        .rope_pairs = mlxd_rope_pairs_scalar, .to_f16 = mlxd_to_f16_scalar,                        \
-        .is_finite = mlxd_is_finite_scalar,                                                        \
+        .clipglu = mlxd_clipglu_scalar, .softcap = mlxd_softcap_scalar,                            \
+        .rope_pairs = mlxd_rope_pairs_scalar, .rope_halves = mlxd_rope_halves_scalar,              \
+        .to_f16 = mlxd_to_f16_scalar, .is_finite = mlxd_is_finite_scalar,                          \
     }
 #define ATTENTION_SCALAR                                                                           \
     {                                                                                              \
@@ -41,8 +42,9 @@ static const mlxd_kernels scalar = {
 #define VECTOR_AVX2                                                                                \
     {                                                                                              \
         .rmsnorm = mlxd_rmsnorm_avx2, .swiglu = mlxd_swiglu_avx2, .geglu = mlxd_geglu_avx2,        \
-        .rope_pairs = mlxd_rope_pairs_avx2, .to_f16 = mlxd_to_f16_avx2,                            \
-        .is_finite = mlxd_is_finite_avx2,                                                          \
+        .clipglu = mlxd_clipglu_avx2, .softcap = mlxd_softcap_avx2,                                \
+        .rope_pairs = mlxd_rope_pairs_avx2, .rope_halves = mlxd_rope_halves_avx2,                  \
+        .to_f16 = mlxd_to_f16_avx2, .is_finite = mlxd_is_finite_avx2,                              \
     }
 #define ATTENTION_AVX2                                                                             \
     {                                                                                              \
@@ -69,8 +71,9 @@ static const mlxd_kernels avxvnni = {
 #define VECTOR_AVX512                                                                              \
     {                                                                                              \
         .rmsnorm = mlxd_rmsnorm_avx512, .swiglu = mlxd_swiglu_avx512, .geglu = mlxd_geglu_avx512,  \
-        .rope_pairs = mlxd_rope_pairs_avx512, .to_f16 = mlxd_to_f16_avx512,                        \
-        .is_finite = mlxd_is_finite_avx512,                                                        \
+        .clipglu = mlxd_clipglu_avx512, .softcap = mlxd_softcap_avx512,                            \
+        .rope_pairs = mlxd_rope_pairs_avx512, .rope_halves = mlxd_rope_halves_avx512,              \
+        .to_f16 = mlxd_to_f16_avx512, .is_finite = mlxd_is_finite_avx512,                          \
     }
 #define ATTENTION_AVX512                                                                           \
     {                                                                                              \
@@ -98,8 +101,9 @@ static const mlxd_kernels amx = {
 #define VECTOR_NEON                                                                                \
     {                                                                                              \
         .rmsnorm = mlxd_rmsnorm_neon, .swiglu = mlxd_swiglu_neon, .geglu = mlxd_geglu_neon,        \
-        .rope_pairs = mlxd_rope_pairs_neon, .to_f16 = mlxd_to_f16_neon,                            \
-        .is_finite = mlxd_is_finite_neon,                                                          \
+        .clipglu = mlxd_clipglu_neon, .softcap = mlxd_softcap_neon,                                \
+        .rope_pairs = mlxd_rope_pairs_neon, .rope_halves = mlxd_rope_halves_neon,                  \
+        .to_f16 = mlxd_to_f16_neon, .is_finite = mlxd_is_finite_neon,                              \
     }
 #define ATTENTION_NEON                                                                             \
     {                                                                                              \

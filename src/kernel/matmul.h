@@ -3,19 +3,20 @@
  * Per output element y = W[r] . x, W in the panels of format.h:
  *
  *   float weights:  acc = 0; for k ascending: acc = fma(widen(w[k]), x[k], acc)
- *   quantized:      x is quantized per 32 columns; for groups g ascending:
+ *   quantized:      x is quantized per 32 columns; for groups g ascending, and their parts
+ *                   (format.h: all 32 columns, or the first 16 and then the last 16):
  *                     isum = sum of (q - zero) * a, exact in int32, zero = 2^(bits-1) or, affine, 0
  *                     acc = fma(d * scale[g], (float)isum, acc)
- *                     affine then: acc = fma(m, offset[g], acc)
- *                   d and m widened to f32, d * scale rounded; offset[g] = scale[g] * (float)asum
- *                   rounded, asum = sum of the group's a. acc starts at +0.
+ *                     affine then: acc = fma(m, scale[g] * (float)asum, acc)
+ *                   d and m in f32 (exact), d * scale and scale * asum rounded; asum = sum of the
+ *                   part's a. acc starts at +0.
  *
  * Quantized activations lie in tiles of up to 16 tokens, group by group, so that a tile's group is
  * contiguous: an A operand of a matrix unit as it is. n tokens make ceil(n/16) tiles; tile i holds
  * h = min(16, n - 16*i) tokens and, for group g and token t of the tile,
  *
  *     q      32 bytes at q + 16*i*k + (g*h + t)*32
- *     scale, offset, start   at [16*i*(k/32) + g*h + t]
+ *     scale, offset, sums    at [16*i*(k/32) + g*h + t]
  */
 #ifndef MLXD_KERNEL_MATMUL_H
 #define MLXD_KERNEL_MATMUL_H
@@ -25,16 +26,26 @@
 #define MLXD_TILE 16 /* tokens of a tile */
 
 typedef struct mlxd_quants {
-    int8_t *q;      /* within [-127, 127] */
-    float *scale;   /* a = scale * q */
-    float *offset;  /* scale * asum, rounded once */
-    int32_t *start; /* -8 * asum: what a sum over unsigned 4-bit q starts from to be one over q-8 */
+    int8_t *q;     /* within [-127, 127] */
+    float *scale;  /* a = scale * q */
+    float *offset; /* scale * asum of all 32, rounded once */
+    int32_t *sums; /* two int16: asum of the first 16 in the lower half, of the last 16 above it */
 } mlxd_quants;
+
+/* asum of the first or the last 16 columns. (A sum over unsigned q starts from -zero times asum to
+ * be one over q - zero; an instruction that multiplies int16 in pairs makes that of `sums`.) */
+static inline int32_t mlxd_quants_asum(int32_t sums, size_t half) {
+    return (int16_t)(uint16_t)((uint32_t)sums >> 16 * half);
+}
+
+static inline int32_t mlxd_quants_pair(int32_t first, int32_t last) {
+    return (int32_t)((uint32_t)first & 0xffff) | (int32_t)((uint32_t)last << 16);
+}
 
 /* The same, `tokens` tokens further on; a group is as many as its tile has. */
 static inline mlxd_quants mlxd_quants_skip(mlxd_quants z, size_t tokens) {
     return (mlxd_quants){z.q + tokens * MLXD_GROUP, z.scale + tokens, z.offset + tokens,
-                         z.start + tokens};
+                         z.sums + tokens};
 }
 
 /* Where token t of n keeps its first group; *stride: groups are that many tokens apart. */

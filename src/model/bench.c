@@ -61,6 +61,11 @@ static bool begins(const char *s, const char *with) {
     return strncmp(s, with, strlen(with)) == 0;
 }
 
+static bool ends(const char *s, const char *with) {
+    size_t n = strlen(s), tail = strlen(with);
+    return n >= tail && strcmp(s + n - tail, with) == 0;
+}
+
 static bool is_wide(const mlxd_encoding *e) {
     return e->kind == MLXD_ENCODING_ROWS && !mlxd_format_is_quantized(mlxd_weight_format(e->type));
 }
@@ -79,9 +84,11 @@ static void count_tensors(mlxd_bench_model *m, const mlxd_config *c, const mlxd_
     for (size_t i = 0; i < mlxd_checkpoint_count(f); i++) {
         const mlxd_checkpoint_tensor *t = mlxd_checkpoint_at(f, i);
         uint64_t count = t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
-        bool layer = t->n_dims == 2 && begins(t->name, "blk.");
+        bool layer = t->n_dims >= 2 && begins(t->name, "blk.") && !ends(t->name, ".bias");
         m->params += count;
         m->file_bytes += t->bytes;
+        if (layer && t->n_dims == 3) /* experts, of which a token uses some */
+            count = count / t->dims[2] * MLXD_MIN(t->dims[2], (uint64_t)c->experts_used);
         m->layer_params += layer ? count : 0;
         m->last_params += layer && is_last(c, t->name) ? count : 0;
         m->head_params += strcmp(t->name, head) == 0 ? count : 0;
@@ -118,8 +125,10 @@ static mlxd_err describe(mlxd_bench_model *m, const mlxd_bench_params *p, mlxd_w
     const char *name = p->config->tied ? "token_embd.weight" : "output.weight";
     const mlxd_checkpoint_tensor *head = mlxd_checkpoint_find(f, name);
     const mlxd_checkpoint_tensor *embd = mlxd_checkpoint_find(f, "token_embd.weight");
-    uint64_t layers = 0, vocab = 0;
+    uint64_t layers = 0, read = 0, vocab = 0;
     mlxd_err err = mlxd_layers_size(f, p->config, 0, p->config->layers, &layers, why);
+    if (!err)
+        err = mlxd_layers_read_size(f, p->config, 0, p->config->layers, &read, why);
     if (!err)
         err = mlxd_vocab_size(f, p->config, &vocab, why);
     if (err)
@@ -129,7 +138,7 @@ static mlxd_err describe(mlxd_bench_model *m, const mlxd_bench_params *p, mlxd_w
     m->weights_bytes = layers + vocab;
     /* Both matrices of an untied head were packed alike: their sizes in the file are the share. */
     double share = p->config->tied ? 1 : (double)head->bytes / (double)(head->bytes + embd->bytes);
-    m->step_bytes = layers + (uint64_t)((double)vocab * share);
+    m->step_bytes = read + (uint64_t)((double)vocab * share);
     m->position_bytes = mlxd_kv_page_bytes(p->config, p->config->layers) / MLXD_PAGE;
     return MLXD_OK;
 }

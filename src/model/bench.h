@@ -44,11 +44,12 @@ typedef struct mlxd_bench_model {
     const char *type;        /* of most of its bytes: "Q4_0" */
     uint64_t file_bytes;     /* of the tensors in the file */
     uint64_t params;         /* weights of all tensors */
-    uint64_t layer_params;   /* of the matrices of all layers */
+    uint64_t layer_params;   /* of the matrices of all layers that a token is multiplied with */
     uint64_t last_params;    /* those of the last layer that only a wanted result needs: not K, V */
     uint64_t head_params;    /* of the vocabulary projection */
     uint64_t weights_bytes;  /* packed, in memory */
-    uint64_t step_bytes;     /* packed, read by a step: without an embedding of its own */
+    uint64_t step_bytes;     /* packed, read by a step: without an embedding of its own; of
+                                experts those of one token, as many as it uses */
     uint64_t position_bytes; /* KV of one position */
     bool quantized;          /* matrices of the layers are multiplied as bytes */
 } mlxd_bench_model;

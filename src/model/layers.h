@@ -42,14 +42,21 @@ mlxd_err mlxd_layers_open(mlxd_layers **out, const mlxd_layers_params *p,
                           mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_layers_close(mlxd_layers *l);
 
-/* Packed bytes that layers [first, end) of `file` would take, without loading them. */
+/* Packed bytes that layers [first, end) would take, without loading them. */
 mlxd_err mlxd_layers_size(const mlxd_checkpoint *file, const mlxd_config *c, uint32_t first,
                           uint32_t end, uint64_t *out, mlxd_why *why) MLXD_MUST_CHECK;
+/* Those of them that are read for one token: of a layer's experts only as many as it uses. */
+mlxd_err mlxd_layers_read_size(const mlxd_checkpoint *file, const mlxd_config *c, uint32_t first,
+                               uint32_t end, uint64_t *out, mlxd_why *why) MLXD_MUST_CHECK;
 
-/* Number of tensors of layers [first, end), and the name of the index-th of them, in the order of
- * mlxd_layers_digests. */
-size_t mlxd_layers_tensors(uint32_t first, uint32_t end);
-void mlxd_layers_tensor_name(uint32_t first, size_t index, char out[MLXD_LIMIT_GGUF_NAME]);
+typedef struct mlxd_tensor_name {
+    char text[MLXD_LIMIT_GGUF_NAME];
+} mlxd_tensor_name;
+
+/* Number of tensors of layers [first, end); their names, in the order of mlxd_layers_digests, go to
+ * `out` when it is not NULL. */
+size_t mlxd_layers_tensors(const mlxd_config *c, uint32_t first, uint32_t end,
+                           mlxd_tensor_name *out);
 
 uint32_t mlxd_layers_first(const mlxd_layers *l);
 uint32_t mlxd_layers_end(const mlxd_layers *l);

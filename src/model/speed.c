@@ -104,13 +104,13 @@ double mlxd_speed_measure(const mlxd_kernels *k, mlxd_pool *pool) {
     uint8_t *rows = mlxd_mem_new(MLXD_PANEL_ROWS, row_bytes);
     uint8_t *panel = mlxd_mem_new(1, s.panel_bytes);
     float *x = mlxd_mem_new(COLS + 2 * GROUPS, sizeof *x);
-    int32_t *start = mlxd_mem_new(GROUPS, sizeof *start);
+    int32_t *sums = mlxd_mem_new(GROUPS, sizeof *sums);
     int8_t *q = mlxd_mem_new(COLS, 1);
     s.y = mlxd_mem_new(s.m.rows, sizeof *s.y);
     s.region = mlxd_mem_map(s.panels * s.panel_bytes);
-    if (rows && panel && x && start && q && s.y && s.region) {
+    if (rows && panel && x && sums && q && s.y && s.region) {
         make_panel(rows, panel);
-        make_activations(&s, x, (mlxd_quants){q, x + COLS, x + COLS + GROUPS, start});
+        make_activations(&s, x, (mlxd_quants){q, x + COLS, x + COLS + GROUPS, sums});
         s.m.data = s.region;
         s.panel = panel;
         result = run(&s, pool);
@@ -119,7 +119,7 @@ double mlxd_speed_measure(const mlxd_kernels *k, mlxd_pool *pool) {
         mlxd_mem_unmap(s.region, s.panels * s.panel_bytes);
     mlxd_mem_free(s.y);
     mlxd_mem_free(q);
-    mlxd_mem_free(start);
+    mlxd_mem_free(sums);
     mlxd_mem_free(x);
     mlxd_mem_free(panel);
     mlxd_mem_free(rows);
@@ -181,6 +181,8 @@ mlxd_err mlxd_speed_measure_model(double *out, const mlxd_checkpoint *f, const m
         if (err || more > MLXD_SPEED_BYTES)
             break;
     }
+    if (!err)
+        err = mlxd_layers_read_size(f, c, 0, d.count, &bytes, why);
     if (err)
         return err;
     if (d.count == 0) {

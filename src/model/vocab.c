@@ -20,7 +20,7 @@ static size_t list_tensors(mlxd_vocab *v, const mlxd_config *c, mlxd_weight_spec
     size_t n = 0;
     specs[n] = (mlxd_weight_spec){.rows = c->vocab, .cols = c->hidden, .matrix = &v->embd};
     snprintf(specs[n++].name, sizeof specs[0].name, "token_embd.weight");
-    specs[n] = (mlxd_weight_spec){.cols = c->hidden, .vector = &v->norm};
+    specs[n] = (mlxd_weight_spec){.cols = c->hidden, .vector = &v->norm, .plus = c->norm_plus};
     snprintf(specs[n++].name, sizeof specs[0].name, "output_norm.weight");
     if (!c->tied) {
         specs[n] = (mlxd_weight_spec){.rows = c->vocab, .cols = c->hidden, .matrix = &v->output};
@@ -56,8 +56,8 @@ mlxd_err mlxd_vocab_open(mlxd_vocab **out, const mlxd_checkpoint *f, const mlxd_
     v->z = (mlxd_quants){mlxd_mem_new(MLXD_VOCAB_ROWS * groups, MLXD_GROUP),
                          mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.scale),
                          mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.offset),
-                         mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.start)};
-    if (!v->x || !v->z.q || !v->z.scale || !v->z.offset || !v->z.start) {
+                         mlxd_mem_new(MLXD_VOCAB_ROWS * groups, sizeof *v->z.sums)};
+    if (!v->x || !v->z.q || !v->z.scale || !v->z.offset || !v->z.sums) {
         err = mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
         goto fail;
     }
@@ -71,7 +71,7 @@ fail:
 void mlxd_vocab_close(mlxd_vocab *v) {
     if (!v)
         return;
-    mlxd_mem_free(v->z.start);
+    mlxd_mem_free(v->z.sums);
     mlxd_mem_free(v->z.offset);
     mlxd_mem_free(v->z.scale);
     mlxd_mem_free(v->z.q);
@@ -92,6 +92,8 @@ void mlxd_vocab_embed(const mlxd_vocab *v, const int32_t *tokens, size_t n, floa
     for (size_t i = 0; i < n; i++) {
         MLXD_ASSERT(tokens[i] >= 0 && (uint32_t)tokens[i] < v->c.vocab);
         mlxd_matrix_get_row(&v->embd, (size_t)tokens[i], hidden + i * v->c.hidden);
+        if (v->c.embedding_scale != 1)
+            mlxd_vector_scale(v->c.embedding_scale, v->c.hidden, hidden + i * v->c.hidden);
     }
 }
 
@@ -106,9 +108,16 @@ static void product_task(void *ctx, size_t task, unsigned thread) {
     mlxd_vocab *v = p->v;
     (void)thread;
     mlxd_activations a = {v->x, v->z, p->n, v->c.hidden};
-    size_t p0 = task * p->panels_per_task;
-    v->k->matmul.product(&v->output, &a, p0, MLXD_MIN(p0 + p->panels_per_task, p->panels), false,
-                         p->logits + p0 * MLXD_PANEL_ROWS, v->c.vocab);
+    size_t p0 = task * p->panels_per_task, p1 = MLXD_MIN(p0 + p->panels_per_task, p->panels);
+    size_t row0 = p0 * MLXD_PANEL_ROWS, rows = MLXD_MIN(p1 * MLXD_PANEL_ROWS, v->c.vocab) - row0;
+    v->k->matmul.product(&v->output, &a, p0, p1, false, p->logits + row0, v->c.vocab);
+    for (size_t t = 0; t < p->n; t++) {
+        float *x = p->logits + t * v->c.vocab + row0;
+        for (size_t i = 0; i < rows && v->c.logit_divisor != 1; i++)
+            x[i] = x[i] / v->c.logit_divisor;
+        if (v->c.final_softcap > 0)
+            v->k->vector.softcap(x, rows, v->c.final_softcap);
+    }
 }
 
 void mlxd_vocab_logits(mlxd_vocab *v, mlxd_pool *pool, const float *hidden, size_t n,

@@ -65,22 +65,29 @@ static mlxd_err refuse_shape(const char *path, const mlxd_weight_spec *s,
                      (unsigned long long)t->dims[2], (unsigned long long)t->dims[3], want);
 }
 
+/* The encodings of small floats, as the kernels name them. */
+static bool mx_mode(mlxd_encoding_kind kind, mlxd_mx_mode *out) {
+    static const mlxd_mx_mode modes[] = {[MLXD_ENCODING_MXFP4] = MLXD_MX_MXFP4,
+                                         [MLXD_ENCODING_MXFP8] = MLXD_MX_MXFP8,
+                                         [MLXD_ENCODING_NVFP4] = MLXD_MX_NVFP4};
+    if (kind < MLXD_ENCODING_MXFP4 || kind > MLXD_ENCODING_NVFP4)
+        return false;
+    *out = modes[kind];
+    return true;
+}
+
 static bool packed_format(const mlxd_encoding *e, mlxd_format *out) {
-    switch (e->kind) {
-    case MLXD_ENCODING_ROWS:
+    mlxd_mx mx = {0};
+    if (e->kind == MLXD_ENCODING_ROWS)
         *out = mlxd_weight_format(e->type);
-        return true;
-    case MLXD_ENCODING_AFFINE:
+    else if (e->kind == MLXD_ENCODING_AFFINE)
         *out = mlxd_affine_format(
             &(mlxd_affine){.bits = e->bits, .group = e->group, .type = e->scales});
-        return true;
-    case MLXD_ENCODING_MXFP4:
-    case MLXD_ENCODING_MXFP8:
-    case MLXD_ENCODING_NVFP4:
-    case MLXD_ENCODING_OTHER:
-        break;
-    }
-    return false;
+    else if (mx_mode(e->kind, &mx.mode))
+        *out = mlxd_mx_format(&mx);
+    else
+        return false;
+    return true;
 }
 
 /* Sizes of the results of `it`: one is `stride` bytes, 64-byte aligned. */
@@ -123,8 +130,9 @@ static mlxd_err check(const mlxd_checkpoint *c, const mlxd_weight_spec *s, struc
         return refuse_shape(path, s, t, stored, why);
     if (!packed_format(&t->encoding, &it->format))
         return mlxd_fail(why, MLXD_ERR_UNSUPPORTED,
-                         "%s: tensor %s has type %s, which is not supported "
-                         "(supported: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0)",
+                         "%s: tensor %s has type %s, which is not supported (supported: F32, F16, "
+                         "BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, IQ4_XS, MXFP4, "
+                         "NVFP4, and MLX's affine, mxfp4, mxfp8, nvfp4)",
                          path, s->name, t->encoding.label);
     if (s->vector && mlxd_format_is_quantized(it->format))
         return mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: vector %s has quantized type %s", path,
@@ -241,11 +249,15 @@ static void place_rows(const struct item *it, uint8_t *dst, const uint8_t *buf, 
         parts[i] = parts[i - 1] + rows * t->streams[i - 1].row_bytes;
     const mlxd_affine affine = {e->bits, e->group, e->scales, rows,
                                 s->cols, parts[0], parts[1],  parts[2]};
+    mlxd_mx mx = {.rows = rows, .cols = s->cols, .q = parts[0], .scales = parts[1]};
+    bool is_mx = mx_mode(e->kind, &mx.mode);
     size_t panel_bytes = mlxd_format_panel_bytes(it->format, s->cols);
     dst += row / MLXD_PANEL_ROWS * panel_bytes;
     for (size_t p = 0; p * MLXD_PANEL_ROWS < rows; p++, dst += panel_bytes)
         if (e->kind == MLXD_ENCODING_AFFINE)
             mlxd_pack_affine(&affine, p, dst);
+        else if (is_mx)
+            mlxd_pack_mx(&mx, p, dst);
         else
             mlxd_pack_gguf(e->type, rows, s->cols, buf, p, dst);
 }

@@ -28,6 +28,9 @@ static void load_head_job(mlxd_pool *pool, void *a, void *b) {
 
 static mlxd_err open_text(mlxd_host *h, mlxd_why *why) {
     const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
+    if (!g)
+        return mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: the tokenizer is not supported yet",
+                         mlxd_checkpoint_path(h->checkpoint));
     mlxd_err err = mlxd_tokenizer_open(&h->tokenizer, g, why);
     if (!err && mlxd_tokenizer_vocab(h->tokenizer) > h->config.vocab)
         err = mlxd_fail(why, MLXD_ERR_DATA, "the tokenizer has %zu tokens, the embedding %u rows",
@@ -50,10 +53,8 @@ mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) 
     mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
     if (!err && p->path)
         err = mlxd_checkpoint_open(&h->checkpoint, p->path, why);
-    if (!err && p->path && !mlxd_checkpoint_gguf(h->checkpoint))
-        err = mlxd_fail(why, MLXD_ERR_UNSUPPORTED, "%s: not a GGUF model", p->path);
     if (!err && p->path) {
-        err = mlxd_config_read(&h->config, mlxd_checkpoint_gguf(h->checkpoint), why);
+        err = mlxd_config_read(&h->config, h->checkpoint, why);
         if (err)
             err = mlxd_fail_in(why, err, "%s", p->path);
     }

@@ -12,6 +12,7 @@ own entry of index.json:
     chat     chat.json
     greedy   greedy.json
     corpus   corpus.tokens.json, corpus.top128.bin
+    families families/: checkpoints of every family, their logits, an index of their own
 """
 
 import argparse
@@ -27,6 +28,7 @@ STEPS = {
     "chat": "step_chat",
     "greedy": "step_greedy",
     "corpus": "step_corpus",
+    "families": "step_families",
 }
 
 

@@ -119,20 +119,42 @@ static void run_chunks(struct stages *s, const golden_run *run, const mlxd_confi
     mlxd_mem_free(hidden);
 }
 
-float *golden_logits(const golden_run *run, uint32_t *n_vocab) {
+static mlxd_checkpoint *open_model(const char *name, mlxd_config *c) {
     char path[1024];
     mlxd_checkpoint *file;
+    mlxd_why why = {0};
+    snprintf(path, sizeof path, "%s%s%s", name[0] == '/' ? "" : MLXD_GOLDEN,
+             name[0] == '/' ? "" : "/", name);
+    check(mlxd_checkpoint_open(&file, path, &why), &why);
+    check(mlxd_config_read(c, file, &why), &why);
+    return file;
+}
+
+uint32_t golden_layers(const char *path) {
+    mlxd_config c;
+    mlxd_checkpoint_close(open_model(path, &c));
+    return c.layers;
+}
+
+bool golden_spoils(const golden_run *run) {
+    mlxd_config c;
+    mlxd_checkpoint_close(open_model(run->path, &c));
+    mlxd_config before = c;
+    run->spoil(&c);
+    return memcmp(&before, &c, sizeof c) != 0;
+}
+
+float *golden_logits(const golden_run *run, uint32_t *n_vocab) {
     mlxd_config c;
     mlxd_vocab *vocab;
     struct stages stages;
     mlxd_why why = {0};
-    snprintf(path, sizeof path, "%s%s%s", run->path[0] == '/' ? "" : MLXD_GOLDEN,
-             run->path[0] == '/' ? "" : "/", run->path);
     mlxd_os_fpu_init();
     mlxd_pool *pool = mlxd_pool_open(run->threads);
     assert_non_null(pool);
-    check(mlxd_checkpoint_open(&file, path, &why), &why);
-    check(mlxd_config_read(&c, mlxd_checkpoint_gguf(file), &why), &why);
+    mlxd_checkpoint *file = open_model(run->path, &c);
+    if (run->spoil)
+        run->spoil(&c);
     check(mlxd_vocab_open(&vocab, file, &c, run->kernels, pool, NULL, &why), &why);
     open_stages(&stages, run, file, &c, pool);
     float *logits = mlxd_mem_new(run->n_tokens * c.vocab, sizeof *logits);

@@ -21,12 +21,17 @@ typedef struct golden_run {
     size_t n_tokens;
     const mlxd_kernels *kernels;
     unsigned threads;
-    size_t chunk;           /* tokens per step */
-    const uint32_t *splits; /* layers per stage, 0-terminated; NULL: one stage */
+    size_t chunk;                  /* tokens per step */
+    const uint32_t *splits;        /* layers per stage, 0-terminated; NULL: one stage */
+    void (*spoil)(mlxd_config *c); /* changes the configuration; NULL: nothing does */
 } golden_run;
 
 /* Logits of every position, [n_tokens][vocab], computed in steps of `chunk`; *vocab is set. Free
  * with mlxd_mem_free. */
 float *golden_logits(const golden_run *run, uint32_t *vocab);
+/* The model's number of layers. */
+uint32_t golden_layers(const char *path);
+/* Does run->spoil change this model's configuration? */
+bool golden_spoils(const golden_run *run);
 
 #endif

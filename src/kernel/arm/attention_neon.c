@@ -92,29 +92,37 @@ static void multiply_block(size_t queries, halves m, size_t r0, size_t r1, const
 
 /* ---- scores to exponentials ---- */
 
-/* All ones in the lanes of positions p ... p+3 that are below `visible`. */
-MLXD_INLINE uint32x4_t seen(size_t p, size_t visible) {
+/* All ones in the lanes of positions p ... p+3 that lie in [from, visible). */
+MLXD_INLINE uint32x4_t seen(size_t p, size_t from, size_t visible) {
     const uint32_t lane[4] = {0, 1, 2, 3};
     uint32x4_t position = vaddq_u32(vld1q_u32(lane), vdupq_n_u32((uint32_t)p));
-    return vcltq_u32(position, vdupq_n_u32((uint32_t)visible));
+    return vandq_u32(vcltq_u32(position, vdupq_n_u32((uint32_t)visible)),
+                     vcgeq_u32(position, vdupq_n_u32((uint32_t)from)));
 }
 
 /* Scales the sums of q*k in s, makes them e[p] and +0 where p is not visible. */
-static void exponentials(float s[PAGE], size_t visible, float scale, float *max, float *sum) {
+static void exponentials(float s[PAGE], size_t from, size_t visible, mlxd_score score, float *max,
+                         float *sum) {
     float32x4_t v[PAGE / 4], lanes[4];
+    float scale = score.scale;
+    if (score.softcap > 0) {
+        mlxd_vector_scale(scale, PAGE, s);
+        mlxd_softcap_neon(s, PAGE, score.softcap);
+        scale = 1;
+    }
     MLXD_UNROLL
     for (int i = 0; i < PAGE / 4; i++)
         v[i] = vmulq_n_f32(vld1q_f32(s + 4 * i), scale);
-    const float32x4_t first = vdupq_laneq_f32(v[0], 0);
+    const float32x4_t first = vdupq_n_f32(s[from] * scale);
     float32x4_t top = first;
     MLXD_UNROLL
     for (int i = 0; i < PAGE / 4; i++)
-        top = vmaxq_f32(top, vbslq_f32(seen(4 * (size_t)i, visible), v[i], first));
+        top = vmaxq_f32(top, vbslq_f32(seen(4 * (size_t)i, from, visible), v[i], first));
     *max = vmaxvq_f32(top) + 0.0f; /* a zero is +0 */
     MLXD_UNROLL
     for (int i = 0; i < PAGE / 4; i++) {
         float32x4_t e = mlxd_neon_exp(vsubq_f32(v[i], vdupq_n_f32(*max)));
-        uint32x4_t mask = seen(4 * (size_t)i, visible);
+        uint32x4_t mask = seen(4 * (size_t)i, from, visible);
         e = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(e), mask));
         vst1q_f32(s + 4 * i, e);
         lanes[i % 4] = i < 4 ? e : vaddq_f32(lanes[i % 4], e);
@@ -130,13 +138,14 @@ static void exponentials(float s[PAGE], size_t visible, float scale, float *max,
 
 /* The partials of up to BLOCK queries; what part[j].out points to is the caller's. */
 static void partials(mlxd_query *part, const mlxd_query *query, size_t queries, halves k, halves v,
-                     float scale) {
+                     mlxd_score score) {
     float s[BLOCK][PAGE] = {{0}};
     const float *q[BLOCK] = {NULL}, *e[BLOCK] = {NULL};
     float *scores[BLOCK] = {NULL}, *out[BLOCK] = {NULL};
     size_t all = PAGE; /* positions that every query sees */
     for (size_t j = 0; j < queries; j++) {
         MLXD_ASSERT(query[j].visible >= 1 && query[j].visible <= PAGE);
+        MLXD_ASSERT(query[j].from < query[j].visible);
         q[j] = query[j].q;
         e[j] = scores[j] = s[j];
         out[j] = part[j].out;
@@ -146,7 +155,7 @@ static void partials(mlxd_query *part, const mlxd_query *query, size_t queries, 
     }
     multiply_block(queries, k, 0, v.width, q, scores);
     for (size_t j = 0; j < queries; j++)
-        exponentials(s[j], query[j].visible, scale, &part[j].max, &part[j].sum);
+        exponentials(s[j], query[j].from, query[j].visible, score, &part[j].max, &part[j].sum);
     multiply_block(queries, v, 0, all, e, out);
     for (size_t j = 0; j < queries; j++)
         if (query[j].visible > all)
@@ -154,7 +163,8 @@ static void partials(mlxd_query *part, const mlxd_query *query, size_t queries, 
 }
 
 void mlxd_attention_page_neon(mlxd_query *query, size_t n, const uint16_t *k_page,
-                              const uint16_t *v_page, size_t head_dim, float scale, bool first) {
+                              const uint16_t *v_page, size_t head_dim, mlxd_score score,
+                              bool first) {
     MLXD_ASSERT(head_dim <= MLXD_LIMIT_HEAD_DIM);
     for (size_t i = 0; i < n; i += BLOCK) {
         size_t queries = MLXD_MIN(n - i, (size_t)BLOCK);
@@ -163,7 +173,7 @@ void mlxd_attention_page_neon(mlxd_query *query, size_t n, const uint16_t *k_pag
         for (size_t j = 0; j < queries; j++)
             part[j] = (mlxd_query){.out = first ? query[i + j].out : out[j]};
         partials(part, query + i, queries, (halves){k_page, PAGE}, (halves){v_page, head_dim},
-                 scale);
+                 score);
         for (size_t j = 0; j < queries; j++)
             if (first) {
                 query[i + j].max = part[j].max;

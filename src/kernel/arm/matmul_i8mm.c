@@ -43,10 +43,10 @@ MLXD_INLINE int32x4_t token_of(int32x4_t low, int32x4_t high, const int odd) {
     return vreinterpretq_s32_s64(odd ? vzip2q_s64(a, b) : vzip1q_s64(a, b));
 }
 
-MLXD_INLINE void multiply(const int bits, const int tokens, const int8x16_t *w, const int8x16_t *x,
-                          int32x4_t *sum) {
+MLXD_INLINE void multiply(const int bits, const int from, const int to, const int tokens,
+                          const int8x16_t *w, const int8x16_t *x, int32x4_t *sum) {
     if (tokens < PAIRS_FROM) {
-        mlxd_sdot_multiply(bits, tokens, w, x, sum);
+        mlxd_sdot_multiply(bits, from, to, tokens, w, x, sum);
         return;
     }
     int32x4_t low[MLXD_ARM_TOKENS / 2], high[MLXD_ARM_TOKENS / 2];
@@ -54,7 +54,7 @@ MLXD_INLINE void multiply(const int bits, const int tokens, const int8x16_t *w, 
     for (int i = 0; i < tokens / 2; i++) /* a sum's four lanes are equal here */
         low[i] = high[i] = token_of(sum[2 * i], sum[2 * i + 1], 0);
     MLXD_UNROLL
-    for (int c = 0; c < 4; c++) {
+    for (int c = from / 2; c < to / 2; c++) {
         int8x16_t rows01 = zip(w[2 * c], w[2 * c + 1], 0), rows23 = zip(w[2 * c], w[2 * c + 1], 1);
         MLXD_UNROLL
         for (int i = 0; i < tokens / 2; i++) {

@@ -31,25 +31,24 @@ static void quantize_group(const float *x, mlxd_quants z) {
     memcpy(&amax, &bits, sizeof amax);
     if (bits >= 0x7f800000u || amax < 0x1p-100f) {
         memset(z.q, 0, MLXD_GROUP);
-        *z.start = 0;
+        *z.sums = 0;
         *z.scale = *z.offset = bits >= 0x7f800000u ? NAN : 0.0f;
         return;
     }
     float inverse = 127.0f / amax;
-    int16x8_t n[4], total = vdupq_n_s16(0);
+    int16x8_t n[4];
     MLXD_UNROLL
     for (int i = 0; i < 4; i++) {
         int32x4_t low = vcvtnq_s32_f32(vmulq_n_f32(v[2 * i], inverse));
         int32x4_t high = vcvtnq_s32_f32(vmulq_n_f32(v[2 * i + 1], inverse));
         n[i] = vcombine_s16(vmovn_s32(low), vmovn_s32(high));
-        total = vaddq_s16(total, n[i]);
     }
     vst1q_s8(z.q, vcombine_s8(vmovn_s16(n[0]), vmovn_s16(n[1])));
     vst1q_s8(z.q + 16, vcombine_s8(vmovn_s16(n[2]), vmovn_s16(n[3])));
-    int32_t sum = vaddlvq_s16(total);
+    int32_t first = vaddvq_s16(vaddq_s16(n[0], n[1])), last = vaddvq_s16(vaddq_s16(n[2], n[3]));
     *z.scale = amax / 127.0f;
-    *z.offset = *z.scale * (float)sum;
-    *z.start = -8 * sum;
+    *z.offset = *z.scale * (float)(first + last);
+    *z.sums = mlxd_quants_pair(first, last);
 }
 
 void mlxd_quantize_neon(const float *x, size_t k, mlxd_quants z, size_t stride) {
@@ -87,11 +86,11 @@ MLXD_INLINE void load(const int tokens, const int8_t *a, int8x16_t *x) {
     }
 }
 
-MLXD_INLINE void multiply(const int bits, const int tokens, const int8x16_t *w, const int8x16_t *x,
-                          int32x4_t *sum) {
-    const int quads = bits == 8 ? 2 : bits == 6 ? 4 : 8;
+MLXD_INLINE void multiply(const int bits, const int from, const int to, const int tokens,
+                          const int8x16_t *w, const int8x16_t *x, int32x4_t *sum) {
+    const int most = bits == 8 ? 2 : bits == 6 ? 4 : 8, quads = most < to - from ? most : to - from;
     MLXD_UNROLL
-    for (int first = 0; first < MLXD_ARM_QUADS; first += quads) {
+    for (int first = from; first < to; first += quads) {
         MLXD_UNROLL
         for (int t = 0; t < tokens; t++) {
             int16x8_t low = vdupq_n_s16(0), high = low;

@@ -26,6 +26,14 @@ MLXD_INLINE float32x4_t mlxd_neon_load_bf16(const void *p) {
     return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
 }
 
+/* Four E8M0 bytes at p, widened: 2^(e-127) is the bits e << 23, or a denormal for 0. */
+MLXD_INLINE float32x4_t mlxd_neon_load_e8m0(const uint8_t *p) {
+    uint8x8_t e = vreinterpret_u8_u32(vld1_dup_u32((const uint32_t *)(const void *)p));
+    uint32x4_t bits = vshlq_n_u32(vmovl_u16(vget_low_u16(vmovl_u8(e))), 23);
+    bits = vmaxq_u32(bits, vdupq_n_u32(1u << 22));
+    return vmulq_n_f32(vreinterpretq_f32_u32(bits), 0.5f);
+}
+
 /* The sixteen numbers at p (any alignment), widened. */
 MLXD_INLINE void mlxd_neon_load_rows(const mlxd_float type, const uint8_t *p, mlxd_neon_rows *out) {
     if (type == MLXD_FLOAT_F16) {
@@ -36,6 +44,10 @@ MLXD_INLINE void mlxd_neon_load_rows(const mlxd_float type, const uint8_t *p, ml
         MLXD_UNROLL
         for (int i = 0; i < 4; i++)
             out->quarter[i] = mlxd_neon_load_bf16(p + 8 * i);
+    } else if (type == MLXD_FLOAT_E8M0) {
+        MLXD_UNROLL
+        for (int i = 0; i < 4; i++)
+            out->quarter[i] = mlxd_neon_load_e8m0(p + 4 * i);
     } else {
         MLXD_UNROLL
         for (int i = 0; i < 4; i++)

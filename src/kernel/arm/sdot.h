@@ -31,11 +31,11 @@ MLXD_INLINE int32x4_t mlxd_sdot_lane(int32x4_t sum, int8x16_t w, int8x16_t x, co
 }
 
 /* Any width: sdot's sums are 32 bits. */
-MLXD_INLINE void mlxd_sdot_multiply(const int bits, const int tokens, const int8x16_t *w,
-                                    const int8x16_t *x, int32x4_t *sum) {
+MLXD_INLINE void mlxd_sdot_multiply(const int bits, const int from, const int to, const int tokens,
+                                    const int8x16_t *w, const int8x16_t *x, int32x4_t *sum) {
     (void)bits;
     MLXD_UNROLL
-    for (int j = 0; j < MLXD_ARM_QUADS; j++) {
+    for (int j = from; j < to; j++) {
         MLXD_UNROLL
         for (int t = 0; t < tokens; t++)
             sum[t] = mlxd_sdot_lane(sum[t], w[j], x[2 * t + j / 4], j % 4);

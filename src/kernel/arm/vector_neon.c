@@ -59,6 +59,29 @@ void mlxd_geglu_neon(const float *g, const float *u, size_t n, float *out) {
     mlxd_geglu_scalar(g + i, u + i, n - i, out + i);
 }
 
+void mlxd_clipglu_neon(const float *g, const float *u, size_t n, float *out) {
+    const float32x4_t limit = vdupq_n_f32(MLXD_CLIP_LIMIT), least = vdupq_n_f32(-MLXD_CLIP_LIMIT);
+    const float32x4_t one = vdupq_n_f32(1.0f);
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        float32x4_t a = vminq_f32(vld1q_f32(g + i), limit), b = vminq_f32(vld1q_f32(u + i), limit);
+        b = vaddq_f32(vmaxq_f32(b, least), one);
+        vst1q_f32(out + i, gate(a, mlxd_neon_exp(vmulq_n_f32(a, MLXD_CLIP_ALPHA)), b));
+    }
+    mlxd_clipglu_scalar(g + i, u + i, n - i, out + i);
+}
+
+void mlxd_softcap_neon(float *x, size_t n, float cap) {
+    const float factor = 2.0f / cap;
+    const float32x4_t twice = vdupq_n_f32(2.0f * cap), one = vdupq_n_f32(1.0f);
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        float32x4_t e = mlxd_neon_exp(vmulq_n_f32(vld1q_f32(x + i), factor));
+        vst1q_f32(x + i, vsubq_f32(vdupq_n_f32(cap), vdivq_f32(twice, vaddq_f32(e, one))));
+    }
+    mlxd_softcap_scalar(x + i, n - i, cap);
+}
+
 void mlxd_rope_pairs_neon(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
                           const float *sin) {
     size_t pairs = rot / 2;
@@ -75,6 +98,26 @@ void mlxd_rope_pairs_neon(float *x, size_t heads, size_t head_dim, size_t rot, c
             vst2q_f32(v + 2 * i, turned);
         }
         mlxd_rope_pairs_scalar(v + 2 * i, 1, head_dim - 2 * i, 2 * (pairs - i), cos + i, sin + i);
+    }
+}
+
+void mlxd_rope_halves_neon(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
+                           const float *sin) {
+    size_t half = rot / 2;
+    for (size_t h = 0; h < heads; h++) {
+        float *v = x + h * head_dim;
+        size_t i = 0;
+        for (; i + 4 <= half; i += 4) {
+            float32x4_t a = vld1q_f32(v + i), b = vld1q_f32(v + half + i);
+            float32x4_t c = vld1q_f32(cos + i), s = vld1q_f32(sin + i);
+            vst1q_f32(v + i, vfmaq_f32(vnegq_f32(vmulq_f32(b, s)), a, c));
+            vst1q_f32(v + half + i, vfmaq_f32(vmulq_f32(b, c), a, s));
+        }
+        for (; i < half; i++) {
+            float a = v[i], b = v[half + i];
+            v[i] = fmaf(a, cos[i], -(b * sin[i]));
+            v[half + i] = fmaf(a, sin[i], b * cos[i]);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ static float larger(float a, float b) {
 }
 
 /* s[p] for all 64 positions, those that do not count too: the inner loop has a constant length. */
-static void scores(const float *q, const uint16_t *k_page, size_t head_dim, float scale,
+static void scores(const float *q, const uint16_t *k_page, size_t head_dim, mlxd_score score,
                    float s[PAGE]) {
     for (size_t p = 0; p < PAGE; p++)
         s[p] = 0;
@@ -23,21 +23,25 @@ static void scores(const float *q, const uint16_t *k_page, size_t head_dim, floa
         for (size_t p = 0; p < PAGE; p++)
             s[p] = fmaf(q[d], mlxd_f16_to_f32(k_page[d * PAGE + p]), s[p]);
     for (size_t p = 0; p < PAGE; p++)
-        s[p] = s[p] * scale;
+        s[p] = s[p] * score.scale;
+    if (score.softcap > 0)
+        mlxd_softcap_scalar(s, PAGE, score.softcap);
 }
 
 /* The partial of one page; `out` is the caller's. */
 static void partial(mlxd_query *part, const mlxd_query *query, const uint16_t *k_page,
-                    const uint16_t *v_page, size_t head_dim, float scale) {
-    size_t visible = query->visible;
-    MLXD_ASSERT(visible >= 1 && visible <= PAGE);
+                    const uint16_t *v_page, size_t head_dim, mlxd_score score) {
+    size_t visible = query->visible, from = query->from;
+    MLXD_ASSERT(visible >= 1 && visible <= PAGE && from < visible);
     float e[PAGE];
-    scores(query->q, k_page, head_dim, scale, e);
-    float top = e[0];
-    for (size_t p = 0; p < visible; p++)
+    scores(query->q, k_page, head_dim, score, e);
+    float top = e[from];
+    for (size_t p = from; p < visible; p++)
         top = larger(top, e[p]);
     float lane[MLXD_LANES] = {0};
-    for (size_t p = 0; p < visible; p++) {
+    for (size_t p = 0; p < from; p++)
+        e[p] = 0;
+    for (size_t p = from; p < visible; p++) {
         e[p] = mlxd_exp_f32(e[p] - top);
         lane[p % MLXD_LANES] = lane[p % MLXD_LANES] + e[p];
     }
@@ -51,12 +55,13 @@ static void partial(mlxd_query *part, const mlxd_query *query, const uint16_t *k
 }
 
 void mlxd_attention_page_scalar(mlxd_query *query, size_t n, const uint16_t *k_page,
-                                const uint16_t *v_page, size_t head_dim, float scale, bool first) {
+                                const uint16_t *v_page, size_t head_dim, mlxd_score score,
+                                bool first) {
     MLXD_ASSERT(head_dim <= MLXD_LIMIT_HEAD_DIM);
     for (size_t i = 0; i < n; i++) {
         float out[MLXD_LIMIT_HEAD_DIM];
         mlxd_query part = {.out = first ? query[i].out : out};
-        partial(&part, &query[i], k_page, v_page, head_dim, scale);
+        partial(&part, &query[i], k_page, v_page, head_dim, score);
         if (first) {
             query[i].max = part.max;
             query[i].sum = part.sum;

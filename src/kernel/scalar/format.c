@@ -1,6 +1,6 @@
 /* format.c - sizes of packed matrices, and reading one row back (see format.h). */
 #include "kernel/format.h"
-#include "kernel/scalar/planes.h"
+#include "kernel/scalar/group.h"
 #include "kernel/vector.h"
 
 #include <math.h>
@@ -8,6 +8,11 @@
 
 #define ROWS MLXD_PANEL_ROWS
 #define GROUP MLXD_GROUP
+
+const uint8_t mlxd_books[MLXD_BOOK_COUNT][16] = {
+    [MLXD_BOOK_IQ4] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241},
+    [MLXD_BOOK_FP4] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4},
+};
 
 size_t mlxd_format_panel_bytes(mlxd_format f, size_t cols) {
     MLXD_ASSERT(cols % mlxd_format_block_cols(f) == 0);
@@ -34,6 +39,12 @@ void mlxd_widen(mlxd_float type, const uint8_t *p, size_t n, float *out) {
             memcpy(&out[i], p + 4 * i, 4);
             continue;
         }
+        if (type == MLXD_FLOAT_E8M0) { /* 2^(e-127) is the bits e << 23, or a denormal for 0 */
+            uint32_t u = MLXD_MAX((uint32_t)p[i] << 23, (uint32_t)1 << 22);
+            memcpy(&out[i], &u, 4);
+            out[i] *= 0.5f;
+            continue;
+        }
         memcpy(&h, p + 2 * i, 2);
         out[i] = type == MLXD_FLOAT_F16 ? mlxd_f16_to_f32(h) : mlxd_bf16_to_f32(h);
     }
@@ -41,18 +52,14 @@ void mlxd_widen(mlxd_float type, const uint8_t *p, size_t n, float *out) {
 
 /* Row r of one block. */
 static void get_block(mlxd_format f, const uint8_t *block, size_t r, float *out) {
-    size_t payload = mlxd_format_payload_bytes(f), one = mlxd_float_bytes(f.type);
-    const uint8_t *scales = block + f.share * payload;
-    int zero = f.affine ? 0 : 1 << (f.bits - 1);
-    float d, m = 0;
-    uint8_t q[GROUP];
-    mlxd_widen(f.type, scales + r * one, 1, &d);
-    if (f.affine)
-        mlxd_widen(f.type, scales + (ROWS + r) * one, 1, &m);
-    for (size_t g = 0; g < f.share; g++, block += payload, out += GROUP) {
-        mlxd_planes_get_row(f.bits, block, r, q);
-        for (size_t c = 0; c < GROUP; c++)
-            out[c] = f.affine ? fmaf(d, (float)q[c], m) : d * (float)(q[c] - zero);
+    bool affine = mlxd_kind_facts(f.kind).affine;
+    for (size_t g = 0; g < f.share; g++, out += GROUP) {
+        mlxd_group_row row;
+        mlxd_group_get_row(f, block, g, r, &row);
+        for (size_t c = 0; c < GROUP; c++) {
+            float d = row.d[c / (GROUP / 2)], m = row.m[c / (GROUP / 2)], q = (float)row.q[c];
+            out[c] = affine ? fmaf(d, q, m) : d * q;
+        }
     }
 }
 

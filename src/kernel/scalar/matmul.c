@@ -5,7 +5,7 @@
  * which is multiply-and-add-pairs on every CPU. The sums over groups stay in order: `acc` holds one
  * accumulator per output element of the tile while the groups go by.
  */
-#include "kernel/scalar/planes.h"
+#include "kernel/scalar/group.h"
 #include "kernel/tables.h"
 
 #include <math.h>
@@ -40,20 +40,20 @@ static void quantize_group(const float *x, mlxd_quants z) {
     memcpy(&amax, &top, sizeof amax);
     if (top >= 0x7f800000u || amax < 0x1p-100f) {
         memset(z.q, 0, GROUP);
-        *z.start = 0;
+        *z.sums = 0;
         *z.scale = *z.offset = top >= 0x7f800000u ? NAN : 0.0f;
         return;
     }
     float inverse = 127.0f / amax;
-    int32_t total = 0;
+    int32_t sum[2] = {0};
     for (size_t i = 0; i < GROUP; i++) {
         int32_t v = round_to_int(x[i] * inverse);
         z.q[i] = (int8_t)v;
-        total += v;
+        sum[i / (GROUP / 2)] += v;
     }
     *z.scale = amax / 127.0f;
-    *z.offset = *z.scale * (float)total;
-    *z.start = -8 * total;
+    *z.offset = *z.scale * (float)(sum[0] + sum[1]);
+    *z.sums = mlxd_quants_pair(sum[0], sum[1]);
 }
 
 void mlxd_quantize_scalar(const float *x, size_t k, mlxd_quants z, size_t stride) {
@@ -64,49 +64,46 @@ void mlxd_quantize_scalar(const float *x, size_t k, mlxd_quants z, size_t stride
 
 /* ---- quantized weights ---- */
 
-/* q - zero of one group, for a compiler that multiplies int16 in pairs. */
-static void unpack(mlxd_format f, const uint8_t *p, int16_t out[ROWS][GROUP]) {
-    int zero = f.affine ? 0 : 1 << (f.bits - 1);
-    uint8_t q[GROUP];
-    for (size_t r = 0; r < ROWS; r++) {
-        mlxd_planes_get_row(f.bits, p, r, q);
-        for (size_t i = 0; i < GROUP; i++)
-            out[r][i] = (int16_t)(q[i] - zero);
-    }
-}
-
-static int32_t dot(const int16_t w[GROUP], const int16_t a[GROUP]) {
+static int32_t dot(const int16_t *w, const int16_t *a, size_t n) {
     int32_t sum = 0;
-    for (size_t i = 0; i < GROUP; i++)
+    for (size_t i = 0; i < n; i++)
         sum += w[i] * a[i];
     return sum;
+}
+
+/* acc[r] of one group and one token, whose activations are x. */
+static void add_group(mlxd_facts f, const mlxd_group_row rows[ROWS], const int16_t x[GROUP],
+                      float scale, int32_t sums, float acc[ROWS]) {
+    size_t parts = f.halves ? 2 : 1, n = GROUP / parts;
+    for (size_t i = 0; i < parts; i++) {
+        int32_t asum = mlxd_quants_asum(sums, i) + (f.halves ? 0 : mlxd_quants_asum(sums, 1));
+        float offset = scale * (float)asum;
+        for (size_t r = 0; r < ROWS; r++) {
+            float isum = (float)dot(rows[r].q + i * n, x + i * n, n);
+            acc[r] = fmaf(rows[r].d[i] * scale, isum, acc[r]);
+            if (f.affine)
+                acc[r] = fmaf(rows[r].m[i], offset, acc[r]);
+        }
+    }
 }
 
 /* acc[t][r] of one panel and one tile of tokens. */
 static void panel_quantized(const mlxd_matrix *w, const mlxd_activations *a, const uint8_t *p,
                             float acc[TILE][ROWS]) {
     mlxd_format f = w->format;
-    size_t payload = mlxd_format_payload_bytes(f), n = a->n;
-    float d[ROWS], m[ROWS] = {0};
-    int16_t q[ROWS][GROUP], x[GROUP];
+    mlxd_facts facts = mlxd_kind_facts(f.kind);
+    mlxd_group_row rows[ROWS];
+    int16_t x[GROUP];
     for (size_t g = 0; g < w->cols / GROUP; g++) {
-        size_t in_block = g % f.share;
-        const uint8_t *scales = p + f.share * payload;
-        mlxd_widen(f.type, scales, ROWS, d);
-        if (f.affine)
-            mlxd_widen(f.type, scales + ROWS * mlxd_float_bytes(f.type), ROWS, m);
-        unpack(f, p + in_block * payload, q);
-        for (size_t t = 0; t < n; t++) {
-            size_t at = g * n + t;
+        for (size_t r = 0; r < ROWS; r++)
+            mlxd_group_get_row(f, p, g % f.share, r, &rows[r]);
+        for (size_t t = 0; t < a->n; t++) {
+            size_t at = g * a->n + t;
             for (size_t i = 0; i < GROUP; i++)
                 x[i] = a->z.q[at * GROUP + i];
-            for (size_t r = 0; r < ROWS; r++) {
-                acc[t][r] = fmaf(d[r] * a->z.scale[at], (float)dot(q[r], x), acc[t][r]);
-                if (f.affine)
-                    acc[t][r] = fmaf(m[r], a->z.offset[at], acc[t][r]);
-            }
+            add_group(facts, rows, x, a->z.scale[at], a->z.sums[at], acc[t]);
         }
-        if (in_block + 1 == f.share)
+        if (g % f.share + 1 == f.share)
             p += mlxd_format_block_bytes(f);
     }
 }

@@ -28,15 +28,26 @@ static unsigned shift_of(unsigned width, size_t quad) {
     return width == 4 ? 4 * (unsigned)(quad / 4) : (unsigned)(quad * width % 8);
 }
 
+/* `width` bits of each of four bytes. */
+static uint32_t mask_of(unsigned width) {
+    return ((1u << width) - 1) * 0x01010101u;
+}
+
+static uint32_t load_quad(const uint8_t *p) {
+    uint32_t quad;
+    memcpy(&quad, p, sizeof quad);
+    return quad;
+}
+
 void mlxd_planes_get_row(unsigned bits, const uint8_t *p, size_t r, uint8_t q[GROUP]) {
     memset(q, 0, GROUP);
     for (unsigned i = 0, low = 0; i < 2; i++) {
         unsigned width = planes[bits][i];
         for (size_t j = 0; width && j < QUADS; j++) {
             const uint8_t *v = p + VECTOR * vector_of(width, j) + 4 * r;
-            unsigned shift = shift_of(width, j), mask = (1u << width) - 1;
-            for (size_t b = 0; b < 4; b++)
-                q[4 * j + b] |= (uint8_t)((v[b] >> shift & mask) << low);
+            uint32_t quad = (load_quad(v) >> shift_of(width, j) & mask_of(width)) << low;
+            quad |= load_quad(q + 4 * j);
+            memcpy(q + 4 * j, &quad, sizeof quad);
         }
         p += (size_t)64 * width;
         low += width;
@@ -49,10 +60,12 @@ void mlxd_planes_put(unsigned bits, const uint8_t q[ROWS][GROUP], uint8_t *p) {
         unsigned width = planes[bits][i];
         for (size_t j = 0; width && j < QUADS; j++) {
             uint8_t *v = p + VECTOR * vector_of(width, j);
-            unsigned shift = shift_of(width, j), mask = (1u << width) - 1;
-            for (size_t r = 0; r < ROWS; r++)
-                for (size_t b = 0; b < 4; b++)
-                    v[4 * r + b] |= (uint8_t)((q[r][4 * j + b] >> low & mask) << shift);
+            unsigned shift = shift_of(width, j);
+            for (size_t r = 0; r < ROWS; r++) {
+                uint32_t quad = (load_quad(q[r] + 4 * j) >> low & mask_of(width)) << shift;
+                quad |= load_quad(v + 4 * r);
+                memcpy(v + 4 * r, &quad, sizeof quad);
+            }
         }
         p += (size_t)64 * width;
         low += width;

@@ -28,6 +28,21 @@ void mlxd_geglu_scalar(const float *g, const float *u, size_t n, float *out) {
     }
 }
 
+void mlxd_clipglu_scalar(const float *g, const float *u, size_t n, float *out) {
+    const float limit = MLXD_CLIP_LIMIT;
+    for (size_t i = 0; i < n; i++) {
+        float a = limit < g[i] ? limit : g[i], b = limit < u[i] ? limit : u[i];
+        b = -limit > b ? -limit : b;
+        out[i] = (a / (1.0f + mlxd_exp_f32(a * MLXD_CLIP_ALPHA))) * (b + 1.0f);
+    }
+}
+
+void mlxd_softcap_scalar(float *x, size_t n, float cap) {
+    const float factor = 2.0f / cap, twice = 2.0f * cap;
+    for (size_t i = 0; i < n; i++)
+        x[i] = cap - twice / (mlxd_exp_f32(x[i] * factor) + 1.0f);
+}
+
 void mlxd_rope_pairs_scalar(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
                             const float *sin) {
     for (size_t h = 0; h < heads; h++) {
@@ -38,6 +53,34 @@ void mlxd_rope_pairs_scalar(float *x, size_t heads, size_t head_dim, size_t rot,
             v[2 * i + 1] = fmaf(a, sin[i], b * cos[i]);
         }
     }
+}
+
+void mlxd_rope_halves_scalar(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
+                             const float *sin) {
+    size_t half = rot / 2;
+    for (size_t h = 0; h < heads; h++) {
+        float *v = x + h * head_dim;
+        for (size_t i = 0; i < half; i++) {
+            float a = v[i], b = v[half + i];
+            v[i] = fmaf(a, cos[i], -(b * sin[i]));
+            v[half + i] = fmaf(a, sin[i], b * cos[i]);
+        }
+    }
+}
+
+void mlxd_vector_add(const float *x, size_t n, float *y) {
+    for (size_t i = 0; i < n; i++)
+        y[i] = y[i] + x[i];
+}
+
+void mlxd_vector_scale(float a, size_t n, float *y) {
+    for (size_t i = 0; i < n; i++)
+        y[i] = y[i] * a;
+}
+
+void mlxd_vector_add_scaled(float a, const float *x, size_t n, float *y) {
+    for (size_t i = 0; i < n; i++)
+        y[i] = y[i] + a * x[i];
 }
 
 void mlxd_to_f16_scalar(const float *x, size_t n, uint16_t *out) {

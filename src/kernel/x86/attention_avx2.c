@@ -30,6 +30,7 @@ typedef struct block {
     mlxd_query *query;
     const uint16_t *v_page;
     size_t head_dim, visible_min, visible_max;
+    mlxd_score score;
     bool first;
     float into[BLOCK], from[BLOCK];
     float s[BLOCK][PAGE] __attribute__((aligned(32)));
@@ -43,8 +44,7 @@ static float larger(float a, float b) {
 /* ---- scores ---- */
 
 /* s[i][p0 ... p0 + 64/queries). */
-MLXD_INLINE void score_some(const int queries, block *b, const uint16_t *k_page, size_t p0,
-                            float scale) {
+MLXD_INLINE void score_some(const int queries, block *b, const uint16_t *k_page, size_t p0) {
     const int registers = SUMS / queries;
     __m256 acc[SUMS];
     MLXD_UNROLL
@@ -68,7 +68,7 @@ MLXD_INLINE void score_some(const int queries, block *b, const uint16_t *k_page,
         MLXD_UNROLL
         for (int r = 0; r < registers; r++)
             _mm256_store_ps(b->s[i] + p0 + 8 * r,
-                            _mm256_mul_ps(acc[i * registers + r], _mm256_set1_ps(scale)));
+                            _mm256_mul_ps(acc[i * registers + r], _mm256_set1_ps(b->score.scale)));
     }
 }
 
@@ -98,6 +98,10 @@ static float exponentials(float *s, size_t count, float max) {
 static void weigh(block *b, size_t i) {
     mlxd_query *query = &b->query[i];
     size_t whole = (query->visible + 7) / 8 * 8;
+    if (b->score.softcap > 0)
+        mlxd_softcap_avx2(b->s[i], whole, b->score.softcap);
+    for (size_t p = 0; p < query->from; p++)
+        b->s[i][p] = -INFINITY;
     for (size_t p = query->visible; p < whole; p++)
         b->s[i][p] = -INFINITY;
     float top = largest(b->s[i], whole), sum = exponentials(b->s[i], whole, top);
@@ -166,10 +170,10 @@ static void output_one(const block *b, size_t i, size_t d) {
 
 /* ---- a block ---- */
 
-MLXD_INLINE void run_block(const int queries, block *b, const uint16_t *k_page, float scale) {
+MLXD_INLINE void run_block(const int queries, block *b, const uint16_t *k_page) {
     const size_t positions = PAGE / (size_t)queries, dims = positions;
     for (size_t p = 0; p < b->visible_max; p += positions)
-        score_some(queries, b, k_page, p, scale);
+        score_some(queries, b, k_page, p);
     for (size_t i = 0; i < (size_t)queries; i++)
         weigh(b, i);
     size_t d = 0;
@@ -183,9 +187,10 @@ MLXD_INLINE void run_block(const int queries, block *b, const uint16_t *k_page, 
 }
 
 void mlxd_attention_page_avx2(mlxd_query *query, size_t n, const uint16_t *k_page,
-                              const uint16_t *v_page, size_t head_dim, float scale, bool first) {
+                              const uint16_t *v_page, size_t head_dim, mlxd_score score,
+                              bool first) {
     MLXD_ASSERT(head_dim <= MLXD_LIMIT_HEAD_DIM);
-    block b = {.v_page = v_page, .head_dim = head_dim, .first = first};
+    block b = {.v_page = v_page, .head_dim = head_dim, .score = score, .first = first};
     for (size_t i = 0, step; i < n; i += step) {
         step = n - i >= 4 ? 4 : n - i >= 2 ? 2 : 1;
         b.query = query + i;
@@ -193,15 +198,16 @@ void mlxd_attention_page_avx2(mlxd_query *query, size_t n, const uint16_t *k_pag
         b.visible_max = 0;
         for (size_t j = 0; j < step; j++) {
             MLXD_ASSERT(b.query[j].visible >= 1 && b.query[j].visible <= PAGE);
+            MLXD_ASSERT(b.query[j].from < b.query[j].visible);
             b.visible_min = MLXD_MIN(b.visible_min, (size_t)b.query[j].visible);
             b.visible_max = MLXD_MAX(b.visible_max, (size_t)b.query[j].visible);
         }
         if (step == 4)
-            run_block(4, &b, k_page, scale);
+            run_block(4, &b, k_page);
         else if (step == 2)
-            run_block(2, &b, k_page, scale);
+            run_block(2, &b, k_page);
         else
-            run_block(1, &b, k_page, scale);
+            run_block(1, &b, k_page);
     }
 }
 

@@ -223,30 +223,30 @@ static void score(const chunk *c, const uint16_t *k_page, const uint16_t *v_page
     }
 }
 
-/* Lanes of vector i that lie below `visible`. */
-MLXD_INLINE __mmask16 seen(size_t visible, int i) {
-    return (__mmask16)((~(uint64_t)0 >> (PAGE - visible)) >> (i * LANES));
+/* Lanes of vector i that lie in [from, visible). */
+MLXD_INLINE __mmask16 seen(size_t from, size_t visible, int i) {
+    return (__mmask16)((~(uint64_t)0 >> (PAGE - visible) & ~(uint64_t)0 << from) >> (i * LANES));
 }
 
 /* Scales s and returns the largest of its visible values. */
-MLXD_INLINE float largest(float s[PAGE], size_t visible, float scale) {
+MLXD_INLINE float largest(float s[PAGE], size_t from, size_t visible, float scale) {
     __m512 top = _mm512_set1_ps(-INFINITY);
     MLXD_UNROLL
     for (int i = 0; i < VECTORS; i++) {
         __m512 v = _mm512_mul_ps(_mm512_loadu_ps(s + i * LANES), _mm512_set1_ps(scale));
         _mm512_storeu_ps(s + i * LANES, v);
-        top = _mm512_mask_max_ps(top, seen(visible, i), top, v);
+        top = _mm512_mask_max_ps(top, seen(from, visible, i), top, v);
     }
     return _mm512_reduce_max_ps(top) + 0.0f;
 }
 
-/* Turns s[p] into e[p] for p < visible, lanes from there on become +0; returns the sum. */
-MLXD_INLINE float exponentials(float s[PAGE], size_t visible, float max) {
+/* Turns s[p] into e[p] for from <= p < visible, other lanes become +0; returns the sum. */
+MLXD_INLINE float exponentials(float s[PAGE], size_t from, size_t visible, float max) {
     __m512 lanes = _mm512_setzero_ps();
     MLXD_UNROLL
     for (int i = 0; i < VECTORS; i++) {
         __m512 v = _mm512_sub_ps(_mm512_loadu_ps(s + i * LANES), _mm512_set1_ps(max));
-        v = _mm512_maskz_mov_ps(seen(visible, i), mlxd_avx512_exp(v));
+        v = _mm512_maskz_mov_ps(seen(from, visible, i), mlxd_avx512_exp(v));
         _mm512_storeu_ps(s + i * LANES, v);
         lanes = _mm512_add_ps(lanes, v);
     }
@@ -266,17 +266,23 @@ MLXD_INLINE void fold(float *max, float *sum, __m512 max2, __m512 sum2, __m512 *
 
 /* Scores to exponentials, with the largest score and the sum. The two loops are apart so that many
  * independent chains are under way at once. */
-static void softmax(chunk *c, float scale) {
+static void softmax(chunk *c, mlxd_score score) {
     for (size_t i = 0; i < c->n; i++) {
-        size_t visible = c->query[i].visible;
-        MLXD_ASSERT(visible >= 1 && visible <= PAGE);
-        c->max[i] =
-            visible == PAGE ? largest(c->e[i], PAGE, scale) : largest(c->e[i], visible, scale);
+        size_t from = c->query[i].from, visible = c->query[i].visible;
+        MLXD_ASSERT(visible >= 1 && visible <= PAGE && from < visible);
+        float scale = score.scale;
+        if (score.softcap > 0) {
+            mlxd_vector_scale(scale, PAGE, c->e[i]);
+            mlxd_softcap_avx512(c->e[i], PAGE, score.softcap);
+            scale = 1;
+        }
+        c->max[i] = from == 0 && visible == PAGE ? largest(c->e[i], 0, PAGE, scale)
+                                                 : largest(c->e[i], from, visible, scale);
     }
     for (size_t i = 0; i < c->n; i++) {
-        size_t visible = c->query[i].visible;
-        c->sum[i] = visible == PAGE ? exponentials(c->e[i], PAGE, c->max[i])
-                                    : exponentials(c->e[i], visible, c->max[i]);
+        size_t from = c->query[i].from, visible = c->query[i].visible;
+        c->sum[i] = from == 0 && visible == PAGE ? exponentials(c->e[i], 0, PAGE, c->max[i])
+                                                 : exponentials(c->e[i], from, visible, c->max[i]);
     }
 }
 
@@ -355,7 +361,8 @@ static void output(const chunk *c, const uint16_t *v_page, size_t head_dim, bool
 }
 
 void mlxd_attention_page_avx512(mlxd_query *query, size_t n, const uint16_t *k_page,
-                                const uint16_t *v_page, size_t head_dim, float scale, bool first) {
+                                const uint16_t *v_page, size_t head_dim, mlxd_score how,
+                                bool first) {
     _Alignas(64) float slab[SLAB * SLAB], e[CHUNK][PAGE];
     chunk c;
     c.halves = n <= BLOCK && head_dim % LANES == 0; /* tails need a slab */
@@ -365,7 +372,7 @@ void mlxd_attention_page_avx512(mlxd_query *query, size_t n, const uint16_t *k_p
         c.query = query + i;
         c.n = MLXD_MIN(n - i, (size_t)CHUNK);
         score(&c, k_page, v_page, head_dim);
-        softmax(&c, scale);
+        softmax(&c, how);
         weigh(&c, first);
         output(&c, v_page, head_dim, first);
     }

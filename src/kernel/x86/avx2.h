@@ -29,6 +29,13 @@ typedef struct mlxd_avx2_pair {
     __m256 half[2];
 } mlxd_avx2_pair;
 
+/* Eight E8M0 bytes at p, widened: 2^(e-127) is the bits e << 23, or a denormal for 0. */
+MLXD_INLINE __m256 mlxd_avx2_load_e8m0(const uint8_t *p) {
+    __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+    __m256i bits = _mm256_max_epi32(_mm256_slli_epi32(e, 23), _mm256_set1_epi32(1 << 22));
+    return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0.5f));
+}
+
 /* Sixteen numbers of `type` at p (any alignment), widened. */
 MLXD_INLINE mlxd_avx2_pair mlxd_avx2_widen(const mlxd_float type, const uint8_t *p) {
     mlxd_avx2_pair out;
@@ -39,6 +46,8 @@ MLXD_INLINE mlxd_avx2_pair mlxd_avx2_widen(const mlxd_float type, const uint8_t 
             out.half[i] = _mm256_loadu_ps((const float *)(const void *)(p + 32 * i));
         else if (type == MLXD_FLOAT_F16)
             out.half[i] = mlxd_avx2_load_f16(words);
+        else if (type == MLXD_FLOAT_E8M0)
+            out.half[i] = mlxd_avx2_load_e8m0(p + 8 * i);
         else
             out.half[i] = _mm256_castsi256_ps(
                 _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(words)), 16));

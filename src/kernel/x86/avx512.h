@@ -29,10 +29,19 @@ MLXD_INLINE __m512 mlxd_avx512_load_bf16(const void *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
 }
 
+/* Sixteen E8M0 bytes at p, widened: 2^(e-127) is the bits e << 23, or a denormal for 0. */
+MLXD_INLINE __m512 mlxd_avx512_load_e8m0(const void *p) {
+    __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+    __m512i bits = _mm512_max_epi32(_mm512_slli_epi32(e, 23), _mm512_set1_epi32(1 << 22));
+    return _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0.5f));
+}
+
 /* Sixteen numbers of any type at p (any alignment), widened. */
 MLXD_INLINE __m512 mlxd_avx512_widen(const mlxd_float type, const uint8_t *p) {
     if (type == MLXD_FLOAT_F32)
         return _mm512_loadu_ps((const void *)p);
+    if (type == MLXD_FLOAT_E8M0)
+        return mlxd_avx512_load_e8m0(p);
     return type == MLXD_FLOAT_F16 ? mlxd_avx512_load_f16(p) : mlxd_avx512_load_bf16(p);
 }
 

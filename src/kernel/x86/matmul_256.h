@@ -4,7 +4,7 @@
  *
  *   sums       a type: eight int32 that are being summed, one per row
  *   begin      sums that start from given values
- *   add_quad   adds the i-th of the eight quads of a group
+ *   add_quad   adds the i-th of the `quads` quads of a part (format.h)
  *   end        the eight int32
  *   taken_off  what add_quad takes off every q of `bits` bits by itself
  *
@@ -24,7 +24,8 @@
  * (float)isum costs no conversion: sums start from the bits of 1.5 * 2^23, next to which f32 is
  * spaced by one, so what comes out is 1.5 * 2^23 + isum, and a subtraction, which is exact, leaves
  * isum: its size is at most 32*255*127 < 2^22. With symmetric formats sums also start from
- * -zero * asum, a multiple of `start`, so that sums over unsigned q become ones over q - zero.
+ * -zero * asum, so that sums over unsigned q become ones over q - zero. A book is a shuffle of
+ * bytes.
  */
 #ifndef MLXD_KERNEL_X86_MATMUL_256_H
 #define MLXD_KERNEL_X86_MATMUL_256_H
@@ -80,35 +81,82 @@ MLXD_INLINE __m256i load_quad(const int bits, const uint8_t *p, const int j) {
     return q;
 }
 
-/* The i-th quad to go to: nibbles pair quads four apart. */
-MLXD_INLINE int quad_at(const int i) {
-    return i / 2 + i % 2 * 4;
+/* The same as q: looked up where the kind has a book. */
+MLXD_INLINE __m256i load_q(const mlxd_kind kind, const uint8_t *p, const int j) {
+    const mlxd_facts f = mlxd_kind_facts(kind);
+    __m256i q = load_quad(f.stored, p, j);
+    if (f.book == MLXD_BOOK_NONE)
+        return q;
+    const __m128i *book = (const __m128i *)(const void *)mlxd_books[f.book];
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(book)), q);
 }
 
-/* A group's payload as if it had 8 bits. */
-MLXD_INLINE const uint8_t *unpack(const int bits, const uint8_t *p, uint8_t *room) {
-    if (bits == 8)
+/* The i-th quad of a part to go to: nibbles pair quads four apart. */
+MLXD_INLINE int quad_at(const bool halves, const int part, const int i) {
+    return halves ? 4 * part + i : i / 2 + i % 2 * 4;
+}
+
+/* A group's q as bytes. */
+MLXD_INLINE const uint8_t *unpack(const mlxd_kind kind, const uint8_t *p, uint8_t *room) {
+    if (mlxd_kind_facts(kind).stored == 8)
         return p;
     MLXD_UNROLL
     for (int i = 0; i < 16; i++) {
-        const int j = quad_at(i / 2), half = i % 2 * 32;
-        __m256i q = load_quad(bits, p + half, j);
+        const int j = quad_at(false, 0, i / 2), half = i % 2 * 32;
+        __m256i q = load_q(kind, p + half, j);
         _mm256_storeu_si256((__m256i *)(void *)(room + 64 * j + half), q);
     }
     return room;
 }
 
-/* Scales and offsets of a block, f32. */
+/* Scales and offsets of parts, f32; in a nested block first D and -M of the block. */
 typedef struct scales {
-    mlxd_avx2_pair d, m;
+    mlxd_avx2_pair d[2], m[2];
 } scales;
 
-MLXD_INLINE scales load_scales(mlxd_float type, bool affine, const uint8_t *p) {
+/* What a block has for all its groups; p: behind its payloads. */
+MLXD_INLINE scales load_scales(const mlxd_kind kind, mlxd_float type, const uint8_t *p) {
+    const mlxd_facts f = mlxd_kind_facts(kind);
     const size_t next = ROWS * mlxd_float_bytes(type);
     scales s;
-    s.d = s.m = mlxd_avx2_widen(type, p);
-    if (affine)
-        s.m = mlxd_avx2_widen(type, p + next);
+    s.d[0] = s.d[1] = s.m[0] = s.m[1] = mlxd_avx2_widen(type, p);
+    if (f.affine)
+        s.m[0] = mlxd_avx2_widen(type, p + next);
+    else if (f.halves && !f.nested)
+        s.d[1] = mlxd_avx2_widen(type, p + next);
+    MLXD_UNROLL
+    for (int i = 0; i < 2; i++)
+        if (f.affine && f.nested)
+            s.m[0].half[i] = _mm256_xor_ps(s.m[0].half[i], _mm256_set1_ps(-0.0f));
+    return s;
+}
+
+/* d times the sixteen int8 at p, or their low or high nibbles. */
+MLXD_INLINE mlxd_avx2_pair times_factors(mlxd_avx2_pair d, const uint8_t *p, const int nibble) {
+    __m128i s = _mm_loadu_si128((const __m128i *)(const void *)p);
+    if (nibble >= 0)
+        s = _mm_and_si128(_mm_srli_epi16(s, nibble), _mm_set1_epi8(15));
+    d.half[0] = _mm256_mul_ps(d.half[0], _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(s)));
+    s = _mm_unpackhi_epi64(s, s);
+    d.half[1] = _mm256_mul_ps(d.half[1], _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(s)));
+    return d;
+}
+
+/* The parts of group g. */
+MLXD_INLINE scales scales_of(const mlxd_kind kind, const scales *block, const uint8_t *p,
+                             size_t g) {
+    const mlxd_facts f = mlxd_kind_facts(kind);
+    scales s = *block;
+    if (!f.nested)
+        return s;
+    p += (size_t)(f.affine ? 4 : 2) * ROWS + g * mlxd_kind_factor_bytes(kind);
+    s.d[0] = times_factors(block->d[0], p, f.affine && f.halves ? 0 : -1);
+    if (f.halves)
+        s.d[1] = times_factors(block->d[0], p + ROWS, f.affine ? 0 : -1);
+    if (f.affine)
+        s.m[0] = times_factors(block->m[0], f.halves ? p : p + ROWS, f.halves ? 4 : -1);
+    if (f.affine && f.halves)
+        s.m[1] = times_factors(block->m[0], p + ROWS, 4);
     return s;
 }
 
@@ -120,70 +168,96 @@ MLXD_INLINE __m256i broadcast_quad(const int8_t *a) {
     return _mm256_set1_epi32(v);
 }
 
-/* What the sums of a token start from. */
-MLXD_INLINE __m256i first_value(const int bits, const bool affine, const int32_t *start) {
+/* What the sums of a token's part start from. */
+MLXD_INLINE __m256i first_value(const mlxd_kind kind, const int part, int32_t pair) {
+    const mlxd_facts f = mlxd_kind_facts(kind);
     const __m256i magic = _mm256_set1_epi32(MAGIC_BITS);
-    const int missing = (affine ? 0 : 1 << (bits - 1)) - taken_off(bits);
-    __m256i s = _mm256_set1_epi32(*start);
+    const int missing = (f.affine ? 0 : 1 << (f.bits - 1)) - taken_off(f.bits);
+    const int32_t factors = mlxd_quants_pair(f.halves && part == 1 ? 0 : -missing,
+                                             f.halves && part == 0 ? 0 : -missing);
     if (missing == 0)
         return magic;
-    s = bits < 4 ? _mm256_srai_epi32(s, 4 - bits) : _mm256_slli_epi32(s, bits - 4);
-    return missing > 0 ? _mm256_add_epi32(magic, s) : _mm256_sub_epi32(magic, s);
+    return _mm256_add_epi32(magic,
+                            _mm256_madd_epi16(_mm256_set1_epi32(pair), _mm256_set1_epi32(factors)));
 }
 
 /* acc[t] += the group's part, in the order and with the roundings of matmul.h. p: its payload, or
- * that unpacked, when `stored` is 8. */
-MLXD_INLINE void add_group(const int bits, const int stored, const bool affine, const int tokens,
-                           const uint8_t *p, const scales *s, mlxd_quants z, mlxd_avx2_pair *acc) {
+ * its q as bytes. */
+MLXD_INLINE void add_part(const mlxd_kind kind, const bool bytes, const int part, const int tokens,
+                          const uint8_t *p, const scales *s, mlxd_quants z, mlxd_avx2_pair *acc) {
+    const mlxd_facts f = mlxd_kind_facts(kind);
+    const int quads = f.halves ? 4 : 8;
     sums dot[SOME][2];
     MLXD_UNROLL
     for (int t = 0; t < tokens; t++)
-        dot[t][0] = dot[t][1] = begin(first_value(bits, affine, z.start + t));
+        dot[t][0] = dot[t][1] = begin(first_value(kind, part, z.sums[t]));
     MLXD_UNROLL
-    for (int i = 0; i < 8; i++) {
-        const int j = quad_at(i);
-        __m256i w0 = load_quad(stored, p, j), w1 = load_quad(stored, p + 32, j);
+    for (int i = 0; i < quads; i++) {
+        const int j = quad_at(f.halves, part, i);
+        __m256i w0 = bytes ? load(p + 64 * j) : load_q(kind, p, j);
+        __m256i w1 = bytes ? load(p + 64 * j + 32) : load_q(kind, p + 32, j);
         MLXD_UNROLL
         for (int t = 0; t < tokens; t++) {
             __m256i a = broadcast_quad(z.q + GROUP * t + 4 * j);
-            add_quad(bits, i, w0, a, &dot[t][0]);
-            add_quad(bits, i, w1, a, &dot[t][1]);
+            add_quad(f.bits, quads, i, w0, a, &dot[t][0]);
+            add_quad(f.bits, quads, i, w1, a, &dot[t][1]);
         }
     }
     MLXD_UNROLL
     for (int t = 0; t < tokens; t++) {
-        __m256 scale = _mm256_broadcast_ss(z.scale + t);
-        __m256 offset = _mm256_broadcast_ss(z.offset + t);
+        __m256 scale = _mm256_broadcast_ss(z.scale + t), offset = scale;
+        if (f.affine && f.halves)
+            offset = _mm256_mul_ps(
+                scale, _mm256_set1_ps((float)mlxd_quants_asum(z.sums[t], (size_t)part)));
+        else if (f.affine)
+            offset = _mm256_broadcast_ss(z.offset + t);
         MLXD_UNROLL
         for (int i = 0; i < 2; i++) {
             __m256 isum = _mm256_castsi256_ps(end(dot[t][i]));
             isum = _mm256_sub_ps(isum, _mm256_set1_ps(MAGIC));
             __m256 v = acc[t].half[i];
-            v = _mm256_fmadd_ps(_mm256_mul_ps(s->d.half[i], scale), isum, v);
-            if (affine)
-                v = _mm256_fmadd_ps(s->m.half[i], offset, v);
+            v = _mm256_fmadd_ps(_mm256_mul_ps(s->d[part].half[i], scale), isum, v);
+            if (f.affine)
+                v = _mm256_fmadd_ps(s->m[part].half[i], offset, v);
             acc[t].half[i] = v;
         }
     }
 }
 
+MLXD_INLINE void add_group(const mlxd_kind kind, const bool bytes, const int tokens,
+                           const uint8_t *p, const scales *s, mlxd_quants z, mlxd_avx2_pair *acc) {
+    add_part(kind, bytes, 0, tokens, p, s, z, acc);
+    if (mlxd_kind_facts(kind).halves)
+        add_part(kind, bytes, 1, tokens, p, s, z, acc);
+}
+
 /* ---- a panel times some tokens ---- */
 
+/* A group's payload and, with the first of a block, what is behind the payloads of that block. */
+MLXD_INLINE void prefetch(const mlxd_kind kind, const mlxd_matrix *w, const uint8_t *block,
+                          size_t g) {
+    const size_t payload = mlxd_kind_payload_bytes(kind), all = w->format.share * payload;
+    mlxd_avx2_prefetch(block + g * payload, AHEAD, payload + 64);
+    if (mlxd_kind_facts(kind).nested && g == 0)
+        mlxd_avx2_prefetch(block + all, AHEAD, mlxd_format_block_bytes(w->format) - all);
+}
+
 /* `tokens` tokens of a tile, whose groups are `stride` tokens apart; all in registers. */
-MLXD_INLINE void run_tokens(const int bits, const bool affine, const int tokens,
-                            const mlxd_matrix *w, const uint8_t *p, mlxd_quants z, size_t stride,
+MLXD_INLINE void run_tokens(const mlxd_kind kind, const int tokens, const mlxd_matrix *w,
+                            const uint8_t *p, mlxd_quants z, size_t stride,
                             mlxd_avx2_pair out[SOME]) {
-    const size_t payload = 64 * (size_t)bits;
-    const size_t bytes = mlxd_format_block_bytes(w->format), share = w->format.share;
+    const size_t payload = mlxd_kind_payload_bytes(kind), share = w->format.share;
+    const size_t bytes = mlxd_format_block_bytes(w->format);
     mlxd_avx2_pair acc[SOME];
     MLXD_UNROLL
     for (int t = 0; t < tokens; t++)
         acc[t].half[0] = acc[t].half[1] = _mm256_setzero_ps();
     for (size_t b = 0; b < w->cols / (GROUP * share); b++, p += bytes) {
-        scales s = load_scales(w->format.type, affine, p + share * payload);
+        scales block = load_scales(kind, w->format.type, p + share * payload);
         for (size_t g = 0; g < share; g++, z = mlxd_quants_skip(z, stride)) {
-            mlxd_avx2_prefetch(p + g * payload, AHEAD, payload + 64);
-            add_group(bits, bits, affine, tokens, p + g * payload, &s, z, acc);
+            scales s = scales_of(kind, &block, p + share * payload, g);
+            prefetch(kind, w, p, g);
+            add_group(kind, false, tokens, p + g * payload, &s, z, acc);
         }
     }
     MLXD_UNROLL
@@ -192,21 +266,21 @@ MLXD_INLINE void run_tokens(const int bits, const bool affine, const int tokens,
 }
 
 /* n tokens of a tile, a multiple of 4. */
-MLXD_INLINE void run_fours(const int bits, const bool affine, const mlxd_matrix *w,
-                           const uint8_t *p, mlxd_quants z, size_t stride, size_t n,
-                           mlxd_avx2_pair *acc) {
-    const size_t payload = 64 * (size_t)bits;
-    const size_t bytes = mlxd_format_block_bytes(w->format), share = w->format.share;
+MLXD_INLINE void run_fours(const mlxd_kind kind, const mlxd_matrix *w, const uint8_t *p,
+                           mlxd_quants z, size_t stride, size_t n, mlxd_avx2_pair *acc) {
+    const size_t payload = mlxd_kind_payload_bytes(kind), share = w->format.share;
+    const size_t bytes = mlxd_format_block_bytes(w->format);
     uint8_t room[ROWS * GROUP] __attribute__((aligned(64)));
     for (size_t t = 0; t < n; t++)
         acc[t].half[0] = acc[t].half[1] = _mm256_setzero_ps();
     for (size_t b = 0; b < w->cols / (GROUP * share); b++, p += bytes) {
-        scales s = load_scales(w->format.type, affine, p + share * payload);
+        scales block = load_scales(kind, w->format.type, p + share * payload);
         for (size_t g = 0; g < share; g++, z = mlxd_quants_skip(z, stride)) {
-            const uint8_t *q = unpack(bits, p + g * payload, room);
-            mlxd_avx2_prefetch(p + g * payload, AHEAD, payload + 64);
+            const uint8_t *q = unpack(kind, p + g * payload, room);
+            scales s = scales_of(kind, &block, p + share * payload, g);
+            prefetch(kind, w, p, g);
             for (size_t t = 0; t < n; t += 4)
-                add_group(bits, 8, affine, 4, q, &s, mlxd_quants_skip(z, t), acc + t);
+                add_group(kind, true, 4, q, &s, mlxd_quants_skip(z, t), acc + t);
         }
     }
 }
@@ -214,26 +288,26 @@ MLXD_INLINE void run_fours(const int bits, const bool affine, const mlxd_matrix 
 /* ---- the product ---- */
 
 /* A panel times a tile. */
-MLXD_INLINE void run_tile(const int bits, const bool affine, const mlxd_matrix *w, const uint8_t *p,
+MLXD_INLINE void run_tile(const mlxd_kind kind, const mlxd_matrix *w, const uint8_t *p,
                           mlxd_quants z, size_t n, mlxd_avx2_pair acc[TILE]) {
     size_t t = 0;
     if (n >= FEW) {
         t = n / 4 * 4;
-        run_fours(bits, affine, w, p, z, n, t, acc);
+        run_fours(kind, w, p, z, n, t, acc);
     } else if (n >= 4) {
         t = 4;
-        run_tokens(bits, affine, 4, w, p, z, n, acc);
+        run_tokens(kind, 4, w, p, z, n, acc);
     }
     if (n - t >= 2) {
-        run_tokens(bits, affine, 2, w, p, mlxd_quants_skip(z, t), n, acc + t);
+        run_tokens(kind, 2, w, p, mlxd_quants_skip(z, t), n, acc + t);
         t += 2;
     }
     if (n - t >= 1)
-        run_tokens(bits, affine, 1, w, p, mlxd_quants_skip(z, t), n, acc + t);
+        run_tokens(kind, 1, w, p, mlxd_quants_skip(z, t), n, acc + t);
 }
 
-/* The constants make one loop of each format. */
-MLXD_INLINE void run_format(const int bits, const bool affine, const task *k) {
+/* The constant makes one loop of each kind. */
+MLXD_INLINE void run_kind(const mlxd_kind kind, const task *k) {
     size_t panel_bytes = mlxd_format_panel_bytes(k->w->format, k->w->cols), n = k->a->n;
     mlxd_avx2_pair acc[TILE];
     for (size_t panel = k->panel0; panel < k->panel1; panel++)
@@ -241,39 +315,70 @@ MLXD_INLINE void run_format(const int bits, const bool affine, const task *k) {
             const uint8_t *p = k->w->data + panel * panel_bytes;
             mlxd_activations a = mlxd_activations_part(k->a, t0, MLXD_MIN(n - t0, (size_t)TILE));
             float *y = k->y + t0 * k->ldy + (panel - k->panel0) * ROWS;
-            run_tile(bits, affine, k->w, p, a.z, a.n, acc);
+            run_tile(kind, k->w, p, a.z, a.n, acc);
             for (size_t t = 0; t < a.n; t++)
                 mlxd_avx2_store_rows(acc[t], k->w->rows - panel * ROWS, k->add, y + t * k->ldy);
         }
 }
 
-MLXD_INLINE void run_bits(const int bits, const task *k) {
-    if (k->w->format.affine)
-        run_format(bits, true, k);
-    else
-        run_format(bits, false, k);
-}
-
 static void run(const task *k) {
-    switch (k->w->format.bits) {
-    case 2:
-        run_bits(2, k);
+    switch (k->w->format.kind) {
+    case MLXD_KIND_SYMMETRIC_4:
+        run_kind(MLXD_KIND_SYMMETRIC_4, k);
         break;
-    case 3:
-        run_bits(3, k);
+    case MLXD_KIND_SYMMETRIC_5:
+        run_kind(MLXD_KIND_SYMMETRIC_5, k);
         break;
-    case 4:
-        run_bits(4, k);
+    case MLXD_KIND_SYMMETRIC_8:
+        run_kind(MLXD_KIND_SYMMETRIC_8, k);
         break;
-    case 5:
-        run_bits(5, k);
+    case MLXD_KIND_AFFINE_2:
+        run_kind(MLXD_KIND_AFFINE_2, k);
         break;
-    case 6:
-        run_bits(6, k);
+    case MLXD_KIND_AFFINE_3:
+        run_kind(MLXD_KIND_AFFINE_3, k);
+        break;
+    case MLXD_KIND_AFFINE_4:
+        run_kind(MLXD_KIND_AFFINE_4, k);
+        break;
+    case MLXD_KIND_AFFINE_5:
+        run_kind(MLXD_KIND_AFFINE_5, k);
+        break;
+    case MLXD_KIND_AFFINE_6:
+        run_kind(MLXD_KIND_AFFINE_6, k);
+        break;
+    case MLXD_KIND_AFFINE_8:
+        run_kind(MLXD_KIND_AFFINE_8, k);
+        break;
+    case MLXD_KIND_BOOK_IQ4:
+        run_kind(MLXD_KIND_BOOK_IQ4, k);
+        break;
+    case MLXD_KIND_BOOK_FP4:
+        run_kind(MLXD_KIND_BOOK_FP4, k);
+        break;
+    case MLXD_KIND_HALVES_FP4:
+        run_kind(MLXD_KIND_HALVES_FP4, k);
+        break;
+    case MLXD_KIND_NESTED_2:
+        run_kind(MLXD_KIND_NESTED_2, k);
+        break;
+    case MLXD_KIND_NESTED_3:
+        run_kind(MLXD_KIND_NESTED_3, k);
+        break;
+    case MLXD_KIND_NESTED_4:
+        run_kind(MLXD_KIND_NESTED_4, k);
+        break;
+    case MLXD_KIND_NESTED_5:
+        run_kind(MLXD_KIND_NESTED_5, k);
+        break;
+    case MLXD_KIND_NESTED_6:
+        run_kind(MLXD_KIND_NESTED_6, k);
+        break;
+    case MLXD_KIND_NESTED_IQ4:
+        run_kind(MLXD_KIND_NESTED_IQ4, k);
         break;
     default:
-        run_bits(8, k);
-        break;
+        MLXD_ASSERT(k->w->format.kind == MLXD_KIND_FLOAT);
     }
 }
 

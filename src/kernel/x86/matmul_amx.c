@@ -17,7 +17,8 @@
  * and partial sums stay in L1) > tile of tokens > group. The tile instruction of a group is started
  * two groups before its sums are used, so that neither side waits.
  *
- * Tokens that do not fill a tile go through AVX-512.
+ * Tokens that do not fill a tile go through AVX-512, and so do kinds with scales for halves: tiles
+ * of 16 columns would be half as deep, for twice the work between them, which is the limit.
  */
 #if defined(__x86_64__)
 #include "kernel/tables.h"
@@ -44,63 +45,73 @@ typedef struct chunk {
 } chunk;
 
 /* `count` groups from group g0 of the panel at p; symmetric ones become q - zero, int8. */
-MLXD_INLINE void unpack_groups(const int bits, const bool affine, mlxd_format f, const uint8_t *p,
-                               size_t g0, size_t count, chunk *to) {
-    const size_t payload = (size_t)64 * (size_t)bits, block_bytes = mlxd_format_block_bytes(f);
-    const size_t floats = ROWS * mlxd_float_bytes(f.type);
-    const __m512i zero = _mm512_set1_epi8((char)(affine ? 0 : 1 << (bits - 1)));
+MLXD_INLINE void unpack_groups(const mlxd_kind kind, mlxd_format f, const uint8_t *p, size_t g0,
+                               size_t count, chunk *to) {
+    const mlxd_facts facts = mlxd_kind_facts(kind);
+    const size_t payload = mlxd_kind_payload_bytes(kind), block_bytes = mlxd_format_block_bytes(f);
+    const __m512i zero = _mm512_set1_epi8((char)(facts.affine ? 0 : 1 << (facts.bits - 1)));
     for (size_t i = 0; i < count; i++) {
         const uint8_t *block = p + (g0 + i) / f.share * block_bytes;
         const uint8_t *scales = block + f.share * payload;
-        block += (g0 + i) % f.share * payload;
+        const size_t g = (g0 + i) % f.share;
         for (int j = 0; j < MLXD_QUADS; j++)
-            _mm512_store_si512(to->b[i] + 64 * j,
-                               _mm512_sub_epi8(mlxd_quads512_get(bits, block, j), zero));
-        _mm512_store_ps(to->d[i], mlxd_avx512_widen(f.type, scales));
-        if (affine)
-            _mm512_store_ps(to->m[i], mlxd_avx512_widen(f.type, scales + floats));
+            _mm512_store_si512(
+                to->b[i] + 64 * j,
+                _mm512_sub_epi8(mlxd_quads512_get(kind, block + g * payload, j), zero));
+        mlxd_scales512 s = mlxd_scales512_load(kind, f.type, scales);
+        s = mlxd_scales512_of(kind, &s, scales, g);
+        _mm512_store_ps(to->d[i], s.d[0]);
+        if (facts.affine)
+            _mm512_store_ps(to->m[i], s.m[0]);
     }
 }
 
 static void unpack(mlxd_format f, const uint8_t *p, size_t g0, size_t count, chunk *to) {
-    switch (2 * f.bits + (f.affine ? 1 : 0)) {
-    case 4:
-        unpack_groups(2, false, f, p, g0, count, to);
+    switch (f.kind) {
+    case MLXD_KIND_SYMMETRIC_4:
+        unpack_groups(MLXD_KIND_SYMMETRIC_4, f, p, g0, count, to);
         break;
-    case 5:
-        unpack_groups(2, true, f, p, g0, count, to);
+    case MLXD_KIND_SYMMETRIC_5:
+        unpack_groups(MLXD_KIND_SYMMETRIC_5, f, p, g0, count, to);
         break;
-    case 6:
-        unpack_groups(3, false, f, p, g0, count, to);
+    case MLXD_KIND_SYMMETRIC_8:
+        unpack_groups(MLXD_KIND_SYMMETRIC_8, f, p, g0, count, to);
         break;
-    case 7:
-        unpack_groups(3, true, f, p, g0, count, to);
+    case MLXD_KIND_AFFINE_2:
+        unpack_groups(MLXD_KIND_AFFINE_2, f, p, g0, count, to);
         break;
-    case 8:
-        unpack_groups(4, false, f, p, g0, count, to);
+    case MLXD_KIND_AFFINE_3:
+        unpack_groups(MLXD_KIND_AFFINE_3, f, p, g0, count, to);
         break;
-    case 9:
-        unpack_groups(4, true, f, p, g0, count, to);
+    case MLXD_KIND_AFFINE_4:
+        unpack_groups(MLXD_KIND_AFFINE_4, f, p, g0, count, to);
         break;
-    case 10:
-        unpack_groups(5, false, f, p, g0, count, to);
+    case MLXD_KIND_AFFINE_5:
+        unpack_groups(MLXD_KIND_AFFINE_5, f, p, g0, count, to);
         break;
-    case 11:
-        unpack_groups(5, true, f, p, g0, count, to);
+    case MLXD_KIND_AFFINE_6:
+        unpack_groups(MLXD_KIND_AFFINE_6, f, p, g0, count, to);
         break;
-    case 12:
-        unpack_groups(6, false, f, p, g0, count, to);
+    case MLXD_KIND_AFFINE_8:
+        unpack_groups(MLXD_KIND_AFFINE_8, f, p, g0, count, to);
         break;
-    case 13:
-        unpack_groups(6, true, f, p, g0, count, to);
+    case MLXD_KIND_BOOK_IQ4:
+        unpack_groups(MLXD_KIND_BOOK_IQ4, f, p, g0, count, to);
         break;
-    case 16:
-        unpack_groups(8, false, f, p, g0, count, to);
+    case MLXD_KIND_BOOK_FP4:
+        unpack_groups(MLXD_KIND_BOOK_FP4, f, p, g0, count, to);
+        break;
+    case MLXD_KIND_NESTED_4:
+        unpack_groups(MLXD_KIND_NESTED_4, f, p, g0, count, to);
+        break;
+    case MLXD_KIND_NESTED_5:
+        unpack_groups(MLXD_KIND_NESTED_5, f, p, g0, count, to);
+        break;
+    case MLXD_KIND_NESTED_IQ4:
+        unpack_groups(MLXD_KIND_NESTED_IQ4, f, p, g0, count, to);
         break;
     default:
-        MLXD_ASSERT(f.bits == 8 && f.affine);
-        unpack_groups(8, true, f, p, g0, count, to);
-        break;
+        MLXD_ASSERT(mlxd_kind_facts(f.kind).halves);
     }
 }
 
@@ -237,18 +248,19 @@ static void configure(void) {
 static void run_panel(const mlxd_matrix *w, const mlxd_activations *a, const uint8_t *p, chunk *c,
                       const output *out) {
     size_t groups = w->cols / GROUP, chunks = (groups + CHUNK - 1) / CHUNK;
+    bool affine = mlxd_kind_facts(w->format.kind).affine;
     for (size_t i = 0; i < chunks; i++) {
         size_t g0 = groups * i / chunks, count = groups * (i + 1) / chunks - g0;
         unpack(w->format, p, g0, count, c);
-        (w->format.affine ? run_affine : run_symmetric)(c, a, g0, count,
-                                                        i + 1 == chunks ? out : NULL);
+        (affine ? run_affine : run_symmetric)(c, a, g0, count, i + 1 == chunks ? out : NULL);
     }
 }
 
 void mlxd_product_amx(const mlxd_matrix *w, const mlxd_activations *a, size_t panel0, size_t panel1,
                       bool add, float *y, size_t ldy) {
     MLXD_ASSERT(w->cols == a->k);
-    size_t whole = mlxd_format_is_quantized(w->format) ? a->n / TILE * TILE : 0;
+    bool tiles = mlxd_format_is_quantized(w->format) && !mlxd_kind_facts(w->format.kind).halves;
+    size_t whole = tiles ? a->n / TILE * TILE : 0;
     if (whole < a->n) {
         mlxd_activations rest = mlxd_activations_part(a, whole, a->n - whole);
         mlxd_product_avx512(w, &rest, panel0, panel1, add, y + whole * ldy, ldy);

@@ -31,8 +31,10 @@ MLXD_INLINE void keep(__m256i *sum) {
     __asm__("" : "+x"(*sum));
 }
 
-MLXD_INLINE void add_quad(const int bits, const int i, __m256i w, __m256i a, sums *s) {
-    const int span = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+MLXD_INLINE void add_quad(const int bits, const int quads, const int i, __m256i w, __m256i a,
+                          sums *s) {
+    const int room = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    const int span = room < quads ? room : quads;
     if (bits == 8) {
         w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
         a = _mm256_sign_epi8(a, w);

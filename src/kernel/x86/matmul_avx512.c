@@ -7,9 +7,10 @@
  *   weights      r0c0 r0c1 r0c2 r0c3 | r1c0 ... | r15c0 ... r15c3    64 unsigned bytes
  *   activations   a0   a1   a2   a3  |  a0  ... |  a0  ...  a3       broadcast
  *
- * Symmetric weights are q - zero: the sums start from -zero * asum. After eight quads a group is
- * done; then acc = fma(d * scale, isum, acc) and, affine, acc = fma(m, offset, acc): every lane is
- * one output element that sees its groups in ascending order.
+ * Symmetric weights are q - zero: the sums start from -zero * asum. Weights with a book are looked
+ * up by vpshufb. After eight quads a group is done (after four its half, where the kind has scales
+ * for halves); then acc = fma(d * scale, isum, acc) and, affine, acc = fma(m, offset, acc): every
+ * lane is one output element that sees its groups in ascending order.
  *
  * Few tokens are bound by the memory that weights come from. Four panels far apart are read side
  * by side, as four streams: memory serves them faster than one, the more so as each goes on for
@@ -41,21 +42,25 @@ typedef struct pass {
     bool fetch;    /* the panel is not in a cache yet */
 } pass;
 
-/* Exact sums of q - zero, or of q, times a, for the group at p. */
-MLXD_INLINE void dot_group(const int bits, const bool affine, const int tokens, const uint8_t *p,
-                           const int8_t *a, const int32_t *start, __m512i sum[TOKENS]) {
+/* Exact sums of q - zero, or of q, times a, for a part of the group at p. */
+MLXD_INLINE void dot_part(const mlxd_kind kind, const int part, const int tokens, const uint8_t *p,
+                          const int8_t *a, const int32_t *sums, __m512i sum[TOKENS]) {
+    const mlxd_facts f = mlxd_kind_facts(kind);
+    const int quads = f.halves ? MLXD_QUADS / 2 : MLXD_QUADS;
+    const int zero = f.affine ? 0 : 1 << (f.bits - 1);
+    const int32_t factors =
+        mlxd_quants_pair(f.halves && part == 1 ? 0 : -zero, f.halves && part == 0 ? 0 : -zero);
     MLXD_UNROLL
-    for (int t = 0; t < tokens; t++) {
-        sum[t] = affine ? _mm512_setzero_si512() : _mm512_set1_epi32(start[t]);
-        if (!affine && bits > 4)
-            sum[t] = _mm512_slli_epi32(sum[t], (unsigned)(bits - 4));
-        else if (!affine && bits < 4)
-            sum[t] = _mm512_srai_epi32(sum[t], (unsigned)(4 - bits));
-    }
+    for (int t = 0; t < tokens; t++)
+        sum[t] = f.affine
+                     ? _mm512_setzero_si512()
+                     : _mm512_madd_epi16(_mm512_set1_epi32(sums[t]), _mm512_set1_epi32(factors));
     MLXD_UNROLL
-    for (int i = 0; i < MLXD_QUADS; i++) {
-        const int j = bits == 8 ? i : i / 2 + i % 2 * 4; /* two quads of one vector together */
-        __m512i q = mlxd_quads512_get(bits, p, j);
+    for (int i = 0; i < quads; i++) {
+        const int j = f.halves        ? part * MLXD_QUADS / 2 + i
+                      : f.stored == 8 ? i
+                                      : i / 2 + i % 2 * 4; /* two quads of one vector together */
+        __m512i q = mlxd_quads512_get(kind, p, j);
         MLXD_UNROLL
         for (int t = 0; t < tokens; t++) {
             int32_t quad;
@@ -65,18 +70,29 @@ MLXD_INLINE void dot_group(const int bits, const bool affine, const int tokens, 
     }
 }
 
-/* The group's part of each element, in the order and with the roundings of matmul.h. */
-MLXD_INLINE void add_group(const int bits, const bool affine, const int tokens, const uint8_t *p,
-                           __m512 d, __m512 m, mlxd_quants z, __m512 acc[TOKENS]) {
+/* The part's share of each element, in the order and with the roundings of matmul.h. */
+MLXD_INLINE void add_part(const mlxd_kind kind, const int part, const int tokens, const uint8_t *p,
+                          const mlxd_scales512 *s, mlxd_quants z, __m512 acc[TOKENS]) {
+    const mlxd_facts f = mlxd_kind_facts(kind);
     __m512i sum[TOKENS];
-    dot_group(bits, affine, tokens, p, z.q, z.start, sum);
+    dot_part(kind, part, tokens, p, z.q, z.sums, sum);
     MLXD_UNROLL
     for (int t = 0; t < tokens; t++) {
-        __m512 factor = _mm512_mul_ps(d, _mm512_set1_ps(z.scale[t]));
+        float offset = z.offset[t];
+        if (f.halves)
+            offset = z.scale[t] * (float)mlxd_quants_asum(z.sums[t], (size_t)part);
+        __m512 factor = _mm512_mul_ps(s->d[part], _mm512_set1_ps(z.scale[t]));
         acc[t] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(sum[t]), acc[t]);
-        if (affine)
-            acc[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(z.offset[t]), acc[t]);
+        if (f.affine)
+            acc[t] = _mm512_fmadd_ps(s->m[part], _mm512_set1_ps(offset), acc[t]);
     }
+}
+
+MLXD_INLINE void add_group(const mlxd_kind kind, const int tokens, const uint8_t *p,
+                           const mlxd_scales512 *s, mlxd_quants z, __m512 acc[TOKENS]) {
+    add_part(kind, 0, tokens, p, s, z, acc);
+    if (mlxd_kind_facts(kind).halves)
+        add_part(kind, 1, tokens, p, s, z, acc);
 }
 
 MLXD_INLINE void fetch(const uint8_t *p, size_t ahead, size_t bytes) {
@@ -85,11 +101,10 @@ MLXD_INLINE void fetch(const uint8_t *p, size_t ahead, size_t bytes) {
 }
 
 /* Adds to sums [streams * tokens]; one of the two counts is 1. */
-MLXD_INLINE void run_pass(const int bits, const bool affine, const int streams, const int tokens,
-                          const pass *x, __m512 sums[TOKENS]) {
-    const size_t payload = (size_t)64 * (size_t)bits;
-    const size_t floats = ROWS * mlxd_float_bytes(x->type);
-    const size_t bytes = x->share * payload + (affine ? 2 : 1) * floats;
+MLXD_INLINE void run_pass(const mlxd_kind kind, const int streams, const int tokens, const pass *x,
+                          __m512 sums[TOKENS]) {
+    const size_t payload = mlxd_kind_payload_bytes(kind);
+    const size_t bytes = mlxd_format_block_bytes((mlxd_format){kind, (uint8_t)x->share, x->type});
     const uint8_t *p = x->p;
     mlxd_quants z = x->z;
     __m512 acc[TOKENS];
@@ -97,21 +112,21 @@ MLXD_INLINE void run_pass(const int bits, const bool affine, const int streams, 
     for (int i = 0; i < streams * tokens; i++)
         acc[i] = sums[i];
     for (size_t block = 0; block < x->blocks; block++, p += bytes) {
-        __m512 d[STREAMS], m[STREAMS];
+        mlxd_scales512 s[STREAMS];
         MLXD_UNROLL
         for (int i = 0; i < streams; i++) {
-            const uint8_t *scales = p + (size_t)i * x->apart + x->share * payload;
-            d[i] = m[i] = mlxd_avx512_widen(x->type, scales);
-            if (affine)
-                m[i] = mlxd_avx512_widen(x->type, scales + floats);
+            const uint8_t *from = p + (size_t)i * x->apart;
+            s[i] = mlxd_scales512_load(kind, x->type, from + x->share * payload);
             if (tokens == 1 || x->fetch)
-                fetch(p + (size_t)i * x->apart, tokens == 1 ? AHEAD : 2 * AHEAD, bytes);
+                fetch(from, tokens == 1 ? AHEAD : 2 * AHEAD, bytes);
         }
         for (size_t g = 0; g < x->share; g++) {
             MLXD_UNROLL
-            for (int i = 0; i < streams; i++)
-                add_group(bits, affine, tokens, p + (size_t)i * x->apart + g * payload, d[i], m[i],
-                          z, acc + i);
+            for (int i = 0; i < streams; i++) {
+                const uint8_t *from = p + (size_t)i * x->apart;
+                mlxd_scales512 part = mlxd_scales512_of(kind, &s[i], from + x->share * payload, g);
+                add_group(kind, tokens, from + g * payload, &part, z, acc + i);
+            }
             z = mlxd_quants_skip(z, x->stride);
         }
     }
@@ -121,78 +136,108 @@ MLXD_INLINE void run_pass(const int bits, const bool affine, const int streams, 
 }
 
 /* One token and all streams, or one stream and 1, 2, 3, 4 or 8 tokens. */
-MLXD_INLINE void run_shape(const int bits, const bool affine, size_t streams, size_t tokens,
-                           const pass *x, __m512 sums[TOKENS]) {
+MLXD_INLINE void run_shape(const mlxd_kind kind, size_t streams, size_t tokens, const pass *x,
+                           __m512 sums[TOKENS]) {
     if (streams == STREAMS)
-        run_pass(bits, affine, STREAMS, 1, x, sums);
+        run_pass(kind, STREAMS, 1, x, sums);
     else if (tokens == 1)
-        run_pass(bits, affine, 1, 1, x, sums);
+        run_pass(kind, 1, 1, x, sums);
     else if (tokens == 2)
-        run_pass(bits, affine, 1, 2, x, sums);
+        run_pass(kind, 1, 2, x, sums);
     else if (tokens == 3)
-        run_pass(bits, affine, 1, 3, x, sums);
+        run_pass(kind, 1, 3, x, sums);
     else if (tokens == 4)
-        run_pass(bits, affine, 1, 4, x, sums);
+        run_pass(kind, 1, 4, x, sums);
     else
-        run_pass(bits, affine, 1, 8, x, sums);
+        run_pass(kind, 1, 8, x, sums);
 }
 
 /* ---- one instance of the loops per kind of weights ---- */
 
 typedef void run_fn(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]);
 
-static void run_2_symmetric(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(2, false, streams, tokens, x, sums);
+static void run_symmetric_4(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_SYMMETRIC_4, streams, tokens, x, sums);
 }
 
-static void run_2_affine(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(2, true, streams, tokens, x, sums);
+static void run_symmetric_5(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_SYMMETRIC_5, streams, tokens, x, sums);
 }
 
-static void run_3_symmetric(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(3, false, streams, tokens, x, sums);
+static void run_symmetric_8(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_SYMMETRIC_8, streams, tokens, x, sums);
 }
 
-static void run_3_affine(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(3, true, streams, tokens, x, sums);
+static void run_affine_2(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_AFFINE_2, streams, tokens, x, sums);
 }
 
-static void run_4_symmetric(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(4, false, streams, tokens, x, sums);
+static void run_affine_3(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_AFFINE_3, streams, tokens, x, sums);
 }
 
-static void run_4_affine(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(4, true, streams, tokens, x, sums);
+static void run_affine_4(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_AFFINE_4, streams, tokens, x, sums);
 }
 
-static void run_5_symmetric(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(5, false, streams, tokens, x, sums);
+static void run_affine_5(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_AFFINE_5, streams, tokens, x, sums);
 }
 
-static void run_5_affine(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(5, true, streams, tokens, x, sums);
+static void run_affine_6(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_AFFINE_6, streams, tokens, x, sums);
 }
 
-static void run_6_symmetric(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(6, false, streams, tokens, x, sums);
+static void run_affine_8(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_AFFINE_8, streams, tokens, x, sums);
 }
 
-static void run_6_affine(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(6, true, streams, tokens, x, sums);
+static void run_book_iq4(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_BOOK_IQ4, streams, tokens, x, sums);
 }
 
-static void run_8_symmetric(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(8, false, streams, tokens, x, sums);
+static void run_book_fp4(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_BOOK_FP4, streams, tokens, x, sums);
 }
 
-static void run_8_affine(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
-    run_shape(8, true, streams, tokens, x, sums);
+static void run_halves_fp4(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_HALVES_FP4, streams, tokens, x, sums);
 }
 
-static run_fn *const runs[9][2] = {
-    [2] = {run_2_symmetric, run_2_affine}, [3] = {run_3_symmetric, run_3_affine},
-    [4] = {run_4_symmetric, run_4_affine}, [5] = {run_5_symmetric, run_5_affine},
-    [6] = {run_6_symmetric, run_6_affine}, [8] = {run_8_symmetric, run_8_affine},
+static void run_nested_2(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_NESTED_2, streams, tokens, x, sums);
+}
+
+static void run_nested_3(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_NESTED_3, streams, tokens, x, sums);
+}
+
+static void run_nested_4(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_NESTED_4, streams, tokens, x, sums);
+}
+
+static void run_nested_5(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_NESTED_5, streams, tokens, x, sums);
+}
+
+static void run_nested_6(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_NESTED_6, streams, tokens, x, sums);
+}
+
+static void run_nested_iq4(size_t streams, size_t tokens, const pass *x, __m512 sums[TOKENS]) {
+    run_shape(MLXD_KIND_NESTED_IQ4, streams, tokens, x, sums);
+}
+
+static run_fn *const runs[MLXD_KIND_COUNT] = {
+    [MLXD_KIND_SYMMETRIC_4] = run_symmetric_4, [MLXD_KIND_SYMMETRIC_5] = run_symmetric_5,
+    [MLXD_KIND_SYMMETRIC_8] = run_symmetric_8, [MLXD_KIND_AFFINE_2] = run_affine_2,
+    [MLXD_KIND_AFFINE_3] = run_affine_3,       [MLXD_KIND_AFFINE_4] = run_affine_4,
+    [MLXD_KIND_AFFINE_5] = run_affine_5,       [MLXD_KIND_AFFINE_6] = run_affine_6,
+    [MLXD_KIND_AFFINE_8] = run_affine_8,       [MLXD_KIND_BOOK_IQ4] = run_book_iq4,
+    [MLXD_KIND_BOOK_FP4] = run_book_fp4,       [MLXD_KIND_HALVES_FP4] = run_halves_fp4,
+    [MLXD_KIND_NESTED_2] = run_nested_2,       [MLXD_KIND_NESTED_3] = run_nested_3,
+    [MLXD_KIND_NESTED_4] = run_nested_4,       [MLXD_KIND_NESTED_5] = run_nested_5,
+    [MLXD_KIND_NESTED_6] = run_nested_6,       [MLXD_KIND_NESTED_IQ4] = run_nested_iq4,
 };
 
 /* ---- panels by tokens ---- */
@@ -277,7 +322,7 @@ void mlxd_product_avx512(const mlxd_matrix *w, const mlxd_activations *a, size_t
         mlxd_product_float_avx512(w, a, panel0, panel1, add, y, ldy);
         return;
     }
-    const work k = {.run = runs[w->format.bits][w->format.affine],
+    const work k = {.run = runs[w->format.kind],
                     .w = w,
                     .a = a,
                     .panel0 = panel0,

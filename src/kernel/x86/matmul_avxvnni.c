@@ -16,8 +16,10 @@ MLXD_INLINE sums begin(__m256i first) {
     return first;
 }
 
-MLXD_INLINE void add_quad(const int bits, const int i, __m256i w, __m256i a, sums *s) {
+MLXD_INLINE void add_quad(const int bits, const int quads, const int i, __m256i w, __m256i a,
+                          sums *s) {
     (void)bits;
+    (void)quads;
     (void)i;
     *s = _mm256_dpbusd_avx_epi32(*s, w, a);
 }

@@ -19,7 +19,7 @@
 /* What goes to z, one value per group. */
 typedef struct batch {
     float scale[BATCH], offset[BATCH];
-    int32_t start[BATCH];
+    int32_t sums[BATCH];
     int8_t q[BATCH][GROUP];
 } batch;
 
@@ -49,35 +49,33 @@ MLXD_INLINE __m512i round_to_int(__m512 x, float factor) {
     return _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(factor)));
 }
 
-/* q = rne(x * inverse) of the groups; their sums are returned. Packing works within 128 bits, so it
- * leaves the quads of two groups in the order that `quads` undoes. */
-MLXD_INLINE __m128i round_groups(__m512 x[BATCH][2], const float inverse[BATCH], batch *to) {
+/* q = rne(x * inverse) of the groups, and the sums of their first and last 16. Packing works within
+ * 128 bits, so it leaves the quads of two groups in the order that `quads` undoes. */
+MLXD_INLINE void round_groups(__m512 x[BATCH][2], const float inverse[BATCH], batch *to,
+                              __m128i *first, __m128i *last) {
     const __m512i quads = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i ones = _mm512_set1_epi8(1);
     __m512i sum[BATCH / 2];
     MLXD_UNROLL
     for (int i = 0; i < BATCH / 2; i++) {
         const int g = 2 * i;
-        __m512i first = _mm512_packs_epi32(round_to_int(x[g][0], inverse[g]),
-                                           round_to_int(x[g][1], inverse[g]));
-        __m512i second = _mm512_packs_epi32(round_to_int(x[g + 1][0], inverse[g + 1]),
-                                            round_to_int(x[g + 1][1], inverse[g + 1]));
-        __m512i q = _mm512_permutexvar_epi32(quads, _mm512_packs_epi16(first, second));
+        __m512i one = _mm512_packs_epi32(round_to_int(x[g][0], inverse[g]),
+                                         round_to_int(x[g][1], inverse[g]));
+        __m512i two = _mm512_packs_epi32(round_to_int(x[g + 1][0], inverse[g + 1]),
+                                         round_to_int(x[g + 1][1], inverse[g + 1]));
+        __m512i q = _mm512_permutexvar_epi32(quads, _mm512_packs_epi16(one, two));
         _mm512_storeu_si512(to->q[g], q);
         sum[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, q);
     }
-    /* Per 128 bits: 0 2 0 2 (their two lower lanes), or 1 3 1 3 in the upper half. */
+    /* 128 bits of a sum are four parts of a half: of groups 0 0 1 1, and 2 2 3 3. Added up within
+     * 128 bits, dwords 0 and 1 of s are those of sum[0] and of sum[1]. */
     __m512i s = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]),
                                  _mm512_unpackhi_epi32(sum[0], sum[1]));
-    const __m512i low = _mm512_castsi128_si512(_mm_setr_epi32(0, 8, 1, 9));
-    const __m512i lanes[] = {low, _mm512_add_epi32(low, _mm512_set1_epi32(2)),
-                             _mm512_add_epi32(low, _mm512_set1_epi32(4)),
-                             _mm512_add_epi32(low, _mm512_set1_epi32(6))};
-    __m128i total = _mm_setzero_si128();
-    MLXD_UNROLL
-    for (int i = 0; i < BATCH; i++)
-        total = _mm_add_epi32(total, _mm512_castsi512_si128(_mm512_permutexvar_epi32(lanes[i], s)));
-    return total;
+    s = _mm512_add_epi32(s, _mm512_shuffle_epi32(s, _MM_PERM_BADC));
+    const __m512i lanes = _mm512_setr_epi32(0, 8, 1, 9, 4, 12, 5, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+    s = _mm512_permutexvar_epi32(lanes, s);
+    *first = _mm512_castsi512_si128(s);
+    *last = _mm512_extracti32x4_epi32(s, 1);
 }
 
 MLXD_INLINE void quantize_batch(__m512 x[BATCH][2], batch *to) {
@@ -89,13 +87,16 @@ MLXD_INLINE void quantize_batch(__m512 x[BATCH][2], batch *to) {
     __mmask8 used = _mm_cmp_ps_mask(amax, _mm_set1_ps(0x1p-100f), _CMP_GE_OQ) & (__mmask8)~odd;
     _mm_storeu_ps(inverse, _mm_maskz_div_ps(used, limit, amax));
     __m128 scale = _mm_maskz_div_ps(used, amax, limit);
-    __m128i total = _mm_maskz_mov_epi32(used, round_groups(x, inverse, to));
+    __m128i first, last;
+    round_groups(x, inverse, to, &first, &last);
+    first = _mm_maskz_mov_epi32(used, first);
+    last = _mm_maskz_mov_epi32(used, last);
     const __m128 nan = _mm_castsi128_ps(_mm_set1_epi32(0x7fc00000));
-    __m128 offset = _mm_mul_ps(scale, _mm_cvtepi32_ps(total));
+    __m128 offset = _mm_mul_ps(scale, _mm_cvtepi32_ps(_mm_add_epi32(first, last)));
     _mm_storeu_ps(to->scale, _mm_mask_mov_ps(scale, odd, nan));
     _mm_storeu_ps(to->offset, _mm_mask_mov_ps(offset, odd, nan));
-    __m128i start = _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), total), 3);
-    _mm_storeu_si128((__m128i *)(void *)to->start, start);
+    __m128i sums = _mm_mask_blend_epi16(0xaa, first, _mm_slli_epi32(last, 16));
+    _mm_storeu_si128((__m128i *)(void *)to->sums, sums);
     if (odd)
         for (size_t g = 0; g < BATCH; g++)
             if (odd >> g & 1)
@@ -107,7 +108,7 @@ static void put(const batch *b, size_t count, mlxd_quants z, size_t stride) {
         memcpy(z.q, b->q, sizeof b->q);
         memcpy(z.scale, b->scale, sizeof b->scale);
         memcpy(z.offset, b->offset, sizeof b->offset);
-        memcpy(z.start, b->start, sizeof b->start);
+        memcpy(z.sums, b->sums, sizeof b->sums);
         return;
     }
     MLXD_UNROLL
@@ -117,7 +118,7 @@ static void put(const batch *b, size_t count, mlxd_quants z, size_t stride) {
         memcpy(z.q + i * stride * GROUP, b->q[i], GROUP);
         z.scale[i * stride] = b->scale[i];
         z.offset[i * stride] = b->offset[i];
-        z.start[i * stride] = b->start[i];
+        z.sums[i * stride] = b->sums[i];
     }
 }
 

@@ -49,6 +49,30 @@ void mlxd_geglu_avx2(const float *g, const float *u, size_t n, float *out) {
     gate(true, g, u, n, out);
 }
 
+void mlxd_clipglu_avx2(const float *g, const float *u, size_t n, float *out) {
+    const __m256 limit = _mm256_set1_ps(MLXD_CLIP_LIMIT), least = _mm256_set1_ps(-MLXD_CLIP_LIMIT);
+    const __m256 one = _mm256_set1_ps(1.0f), alpha = _mm256_set1_ps(MLXD_CLIP_ALPHA);
+    for (size_t i = 0; i < n; i += 8) { /* min and max in this order: NaN stays */
+        __m256i mask = mlxd_avx2_mask(MLXD_MIN(n - i, (size_t)8));
+        __m256 a = _mm256_min_ps(limit, _mm256_maskload_ps(g + i, mask));
+        __m256 b = _mm256_min_ps(limit, _mm256_maskload_ps(u + i, mask));
+        b = _mm256_add_ps(_mm256_max_ps(least, b), one);
+        __m256 divisor = _mm256_add_ps(one, mlxd_avx2_exp(_mm256_mul_ps(a, alpha)));
+        _mm256_maskstore_ps(out + i, mask, _mm256_mul_ps(_mm256_div_ps(a, divisor), b));
+    }
+}
+
+void mlxd_softcap_avx2(float *x, size_t n, float cap) {
+    const __m256 factor = _mm256_set1_ps(2.0f / cap), twice = _mm256_set1_ps(2.0f * cap);
+    const __m256 one = _mm256_set1_ps(1.0f), most = _mm256_set1_ps(cap);
+    for (size_t i = 0; i < n; i += 8) {
+        __m256i mask = mlxd_avx2_mask(MLXD_MIN(n - i, (size_t)8));
+        __m256 v = mlxd_avx2_exp(_mm256_mul_ps(_mm256_maskload_ps(x + i, mask), factor));
+        v = _mm256_sub_ps(most, _mm256_div_ps(twice, _mm256_add_ps(v, one)));
+        _mm256_maskstore_ps(x + i, mask, v);
+    }
+}
+
 /* Four pairs a0 b0 a1 b1 ...; with the factors c0 s0 c1 s1 ... and -s0 c0 -s1 c1 ... both results
  * are fma(a, first, b * second). */
 static void rotate_four(float *x, const float *cos, const float *sin) {
@@ -73,6 +97,23 @@ void mlxd_rope_pairs_avx2(float *x, size_t heads, size_t head_dim, size_t rot, c
             float a = v[2 * i], b = v[2 * i + 1];
             v[2 * i] = fmaf(a, cos[i], -(b * sin[i]));
             v[2 * i + 1] = fmaf(a, sin[i], b * cos[i]);
+        }
+    }
+}
+
+void mlxd_rope_halves_avx2(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
+                           const float *sin) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    size_t half = rot / 2;
+    for (size_t i = 0; i < half; i += 8) {
+        __m256i mask = mlxd_avx2_mask(MLXD_MIN(half - i, (size_t)8));
+        __m256 c = _mm256_maskload_ps(cos + i, mask), s = _mm256_maskload_ps(sin + i, mask);
+        float *at = x + i;
+        for (size_t h = 0; h < heads; h++, at += head_dim) {
+            __m256 a = _mm256_maskload_ps(at, mask), b = _mm256_maskload_ps(at + half, mask);
+            __m256 minus = _mm256_xor_ps(_mm256_mul_ps(b, s), sign);
+            _mm256_maskstore_ps(at, mask, _mm256_fmadd_ps(a, c, minus));
+            _mm256_maskstore_ps(at + half, mask, _mm256_fmadd_ps(a, s, _mm256_mul_ps(b, c)));
         }
     }
 }

@@ -52,6 +52,28 @@ void mlxd_geglu_avx512(const float *g, const float *u, size_t n, float *out) {
     }
 }
 
+void mlxd_clipglu_avx512(const float *g, const float *u, size_t n, float *out) {
+    const __m512 limit = _mm512_set1_ps(MLXD_CLIP_LIMIT), least = _mm512_set1_ps(-MLXD_CLIP_LIMIT);
+    for (size_t i = 0; i < n; i += LANES) { /* min and max in this order: NaN stays */
+        __mmask16 mask = mlxd_avx512_mask(n - i);
+        __m512 a = _mm512_min_ps(limit, _mm512_maskz_loadu_ps(mask, g + i));
+        __m512 b = _mm512_min_ps(limit, _mm512_maskz_loadu_ps(mask, u + i));
+        b = _mm512_add_ps(_mm512_max_ps(least, b), _mm512_set1_ps(1.0f));
+        __m512 v = gate(a, _mm512_mul_ps(a, _mm512_set1_ps(MLXD_CLIP_ALPHA)), b);
+        _mm512_mask_storeu_ps(out + i, mask, v);
+    }
+}
+
+void mlxd_softcap_avx512(float *x, size_t n, float cap) {
+    const __m512 factor = _mm512_set1_ps(2.0f / cap), twice = _mm512_set1_ps(2.0f * cap);
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = mlxd_avx512_mask(n - i);
+        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), factor);
+        v = _mm512_div_ps(twice, _mm512_add_ps(mlxd_avx512_exp(v), _mm512_set1_ps(1.0f)));
+        _mm512_mask_storeu_ps(x + i, mask, _mm512_sub_ps(_mm512_set1_ps(cap), v));
+    }
+}
+
 /* Eight pairs a0 b0 a1 b1 ... of every head at once; with the factors c0 s0 c1 s1 ... and
  * -s0 c0 -s1 c1 ... both results are fma(a, first, b * second). */
 void mlxd_rope_pairs_avx512(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
@@ -72,6 +94,23 @@ void mlxd_rope_pairs_avx512(float *x, size_t heads, size_t head_dim, size_t rot,
             __m512 product = _mm512_mul_ps(_mm512_movehdup_ps(v), second);
             v = _mm512_fmadd_ps(_mm512_moveldup_ps(v), first, product);
             _mm512_mask_storeu_ps(at, both, v);
+        }
+    }
+}
+
+void mlxd_rope_halves_avx512(float *x, size_t heads, size_t head_dim, size_t rot, const float *cos,
+                             const float *sin) {
+    const __m512 sign = _mm512_set1_ps(-0.0f);
+    size_t half = rot / 2;
+    for (size_t i = 0; i < half; i += LANES) {
+        __mmask16 mask = mlxd_avx512_mask(half - i);
+        __m512 c = _mm512_maskz_loadu_ps(mask, cos + i), s = _mm512_maskz_loadu_ps(mask, sin + i);
+        float *at = x + i;
+        for (size_t h = 0; h < heads; h++, at += head_dim) {
+            __m512 a = _mm512_maskz_loadu_ps(mask, at), b = _mm512_maskz_loadu_ps(mask, at + half);
+            __m512 minus = _mm512_xor_ps(_mm512_mul_ps(b, s), sign);
+            _mm512_mask_storeu_ps(at, mask, _mm512_fmadd_ps(a, c, minus));
+            _mm512_mask_storeu_ps(at + half, mask, _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c)));
         }
     }
 }

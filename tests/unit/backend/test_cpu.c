@@ -40,7 +40,7 @@ static int set_up(void **state) {
     (void)state;
     mlxd_os_fpu_init();
     file = model_file_open(MLXD_GOLDEN "/tiny-v2.gguf");
-    model_file_check(mlxd_config_read(&config, mlxd_checkpoint_gguf(file), &why), &why);
+    model_file_check(mlxd_config_read(&config, file, &why), &why);
     model_file_check(mlxd_driver_open(&driver, 2, &why), &why);
     mlxd_cpu_params p = {.driver = driver,
                          .layers = {.checkpoint = file,

@@ -41,7 +41,7 @@ static int set_up(void **state) {
     (void)state;
     mlxd_os_fpu_init();
     file = model_file_open(MLXD_GOLDEN "/tiny-untied.gguf");
-    model_file_check(mlxd_config_read(&config, mlxd_checkpoint_gguf(file), &why), &why);
+    model_file_check(mlxd_config_read(&config, file, &why), &why);
     model_file_check(mlxd_tokenizer_open(&tokenizer, mlxd_checkpoint_gguf(file), &why), &why);
     model_file_check(mlxd_driver_open(&driver, 3, &why), &why);
     mlxd_driver_run(driver, (mlxd_job){load_job, &vocab, NULL});

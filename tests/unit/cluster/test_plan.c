@@ -40,7 +40,7 @@ static mlxd_plan_model uniform(uint32_t layers, uint64_t mib, uint64_t head_mib)
     mlxd_plan_model m = {
         .layers = layers, .head_bytes = head_mib * MIB, .head_read_bytes = head_mib * MIB};
     for (uint32_t i = 0; i < layers; i++)
-        m.layer_bytes[i] = mib * MIB;
+        m.layer_read_bytes[i] = m.layer_bytes[i] = mib * MIB;
     return m;
 }
 
@@ -127,7 +127,8 @@ static void covers_every_split(void **unused) {
                 m.kv_page_bytes = draw(64) * KIB;
                 m.kv_pages = (uint32_t)draw(32);
                 for (uint32_t i = 0; i < layers; i++) {
-                    m.layer_bytes[i] = (1 + draw(round % 2 ? 1 : 4)) * MIB + draw(2) * 64;
+                    m.layer_read_bytes[i] = m.layer_bytes[i] =
+                        (1 + draw(round % 2 ? 1 : 4)) * MIB + draw(2) * 64;
                     total += m.layer_bytes[i] + m.kv_page_bytes * m.kv_pages;
                     largest = MLXD_MAX(largest, m.layer_bytes[i] + m.kv_page_bytes * m.kv_pages);
                 }
@@ -232,7 +233,7 @@ static void is_as_good_as_brute_force(void **unused) {
         m.kv_page_bytes = draw(3) * KIB;
         m.kv_pages = 16;
         for (uint32_t i = 0; i < m.layers; i++)
-            m.layer_bytes[i] = even ? 4 * MIB : (1 + draw(8)) * 512 * KIB;
+            m.layer_read_bytes[i] = m.layer_bytes[i] = even ? 4 * MIB : (1 + draw(8)) * 512 * KIB;
         for (size_t i = 0; i < n; i++) {
             d[i] = device("x", plenty ? 1000 : draw(24), (double)(1 + draw(6)) * (1 << 20));
             d[i].id[0] = (char)('a' + i);
@@ -397,7 +398,7 @@ static void limits_hold(void **unused) {
     m.kv_pages = UINT32_MAX;
     assert_why(mlxd_plan_make(&p, &m, d, 1, &why), MLXD_ERR_NOMEM, &why, "needs more than", NULL);
     m.kv_pages = 0;
-    m.layer_bytes[3] = UINT64_MAX;
+    m.layer_read_bytes[3] = m.layer_bytes[3] = UINT64_MAX;
     assert_why(mlxd_plan_make(&p, &m, d, 1, &why), MLXD_ERR_NOMEM, &why, "needs more than", NULL);
 }
 

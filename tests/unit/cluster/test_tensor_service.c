@@ -93,7 +93,7 @@ static int set_up(void **state) {
     plain = mlxd_rpc_creds_plaintext();
     assert_non_null(plain);
     check(mlxd_checkpoint_open(&file, MLXD_GOLDEN "/tiny-f32.gguf", &why), &why);
-    check(mlxd_config_read(&config, mlxd_checkpoint_gguf(file), &why), &why);
+    check(mlxd_config_read(&config, file, &why), &why);
     check(mlxd_kernels_get(&kernels, NULL, &why), &why);
     check(mlxd_driver_open(&compute, 2, &why), &why);
     check(mlxd_driver_open(&background, 1, &why), &why);

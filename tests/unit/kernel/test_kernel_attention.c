@@ -31,15 +31,21 @@ static void fill(page *p, float *q, size_t head_dim, int wild) {
         q[d] = rng_unit() * (wild ? 0.001f : 4.0f);
 }
 
-static partial run(const mlxd_kernels *k, const page *p, const float *q, size_t head_dim,
-                   size_t count) {
+/* Of the positions [from, count). */
+static partial run_window(const mlxd_kernels *k, const page *p, const float *q, size_t head_dim,
+                          size_t from, size_t count, float softcap) {
     partial r;
     memset(&r, 0x7f, sizeof r);
-    mlxd_query query = {.q = q, .out = r.out, .visible = (uint32_t)count};
-    k->attention.page(&query, 1, p->k, p->v, head_dim, 0.125f, true);
+    mlxd_query query = {.q = q, .out = r.out, .visible = (uint32_t)count, .from = (uint32_t)from};
+    k->attention.page(&query, 1, p->k, p->v, head_dim, (mlxd_score){0.125f, softcap}, true);
     r.max = query.max;
     r.sum = query.sum;
     return r;
+}
+
+static partial run(const mlxd_kernels *k, const page *p, const float *q, size_t head_dim,
+                   size_t count) {
+    return run_window(k, p, q, head_dim, 0, count, 0);
 }
 
 /* `next` merged into `all` by table k. */
@@ -66,9 +72,11 @@ static void test_tables_agree(void **state) {
         for (size_t count = 1; count <= MLXD_PAGE; count++)
             for (int wild = 0; wild < 2; wild++) {
                 fill(&p, q, dims[i], wild);
-                partial a = run(mlxd_kernels_scalar(), &p, q, dims[i], count);
+                size_t from = count % 3 ? 0 : rng_below((uint32_t)count);
+                float cap = count % 4 ? 0 : 0.5f + (float)rng_below(50);
+                partial a = run_window(mlxd_kernels_scalar(), &p, q, dims[i], from, count, cap);
                 for (size_t k = 1; k < table_count(); k++) {
-                    partial b = run(mlxd_kernels_at(k), &p, q, dims[i], count);
+                    partial b = run_window(mlxd_kernels_at(k), &p, q, dims[i], from, count, cap);
                     if (!same_partials(&a, &b)) {
                         print_message("head_dim %zu count %zu wild %d\n", dims[i], count, wild);
                         assert_true(false);
@@ -155,22 +163,26 @@ static void test_page_is_its_definition(void **state) {
     for (size_t count = 1; count <= MLXD_PAGE; count++) {
         size_t dim = dims[count % MLXD_COUNT_OF(dims)];
         fill(&p, q, dim, 0);
-        float s[MLXD_PAGE], lane[16] = {0}, max = -INFINITY;
-        for (size_t i = 0; i < count; i++) {
+        size_t from = count % 3 ? 0 : rng_below((uint32_t)count);
+        float cap = count % 4 ? 0 : 0.5f + (float)rng_below(50);
+        float s[MLXD_PAGE] = {0}, lane[16] = {0}, max = -INFINITY;
+        for (size_t i = from; i < count; i++) {
             float acc = 0;
             for (size_t d = 0; d < dim; d++)
                 acc = fmaf(q[d], mlxd_f16_to_f32(p.k[d * MLXD_PAGE + i]), acc);
             s[i] = acc * 0.125f;
+            if (cap > 0)
+                s[i] = cap - (2 * cap) / (mlxd_exp_f32(s[i] * (2 / cap)) + 1);
             max = s[i] > max ? s[i] : max;
         }
-        for (size_t i = 0; i < count; i++) {
+        for (size_t i = from; i < count; i++) {
             s[i] = mlxd_exp_f32(s[i] - max);
             lane[i % 16] += s[i];
         }
         for (size_t half = 8; half > 0; half /= 2)
             for (size_t i = 0; i < half; i++)
                 lane[i] += lane[i + half];
-        partial r = run(mlxd_kernels_scalar(), &p, q, dim, count);
+        partial r = run_window(mlxd_kernels_scalar(), &p, q, dim, from, count, cap);
         assert_true(r.max == max);
         assert_true(same_floats(&r.sum, lane, 1));
         for (size_t d = 0; d < dim; d++) {
@@ -200,7 +212,8 @@ static void test_exp_in_every_lane(void **state) {
             p.k[i] = mlxd_f32_to_f16(rng_unit() / 2);
         for (size_t k = 0; k < table_count(); k++) {
             mlxd_query query = {.q = q, .out = out, .visible = 64};
-            mlxd_kernels_at(k)->attention.page(&query, 1, p.k, p.v, 64, scale, true);
+            mlxd_kernels_at(k)->attention.page(&query, 1, p.k, p.v, 64, (mlxd_score){scale, 0},
+                                               true);
             for (size_t i = 0; i < 64; i++) {
                 float score = q[0] * mlxd_f16_to_f32(p.k[i]);
                 score = score * scale;
@@ -320,15 +333,18 @@ static void test_queries_do_not_see_each_other(void **state) {
                     q[i][d] = rng_unit() * 4;
                 query[i] = (mlxd_query){.q = q[i], .out = out[i], .visible = MLXD_PAGE};
             }
-            mlxd_kernels_at(k)->attention.page(query, n, pages[0].k, pages[0].v, dim, 0.125f, true);
-            for (size_t i = 0; i < n; i++)
+            const mlxd_score score = {0.125f, 0};
+            mlxd_kernels_at(k)->attention.page(query, n, pages[0].k, pages[0].v, dim, score, true);
+            for (size_t i = 0; i < n; i++) {
                 query[i].visible = (uint32_t)(1 + (falling ? i * 7 + n : i) % 60);
-            mlxd_kernels_at(k)->attention.page(query, n, pages[1].k, pages[1].v, dim, 0.125f,
-                                               false);
+                query[i].from = repeat % 2 ? (uint32_t)(i * 5) % query[i].visible : 0;
+            }
+            mlxd_kernels_at(k)->attention.page(query, n, pages[1].k, pages[1].v, dim, score, false);
             for (size_t i = 0; i < n; i++) {
                 const mlxd_kernels *scalar = mlxd_kernels_scalar();
                 partial expected = run(scalar, &pages[0], q[i], dim, MLXD_PAGE);
-                partial next = run(scalar, &pages[1], q[i], dim, query[i].visible);
+                partial next =
+                    run_window(scalar, &pages[1], q[i], dim, query[i].from, query[i].visible, 0);
                 expected = merged(scalar, expected, next, dim);
                 assert_true(same_floats(&query[i].max, &expected.max, 1));
                 assert_true(same_floats(&query[i].sum, &expected.sum, 1));
@@ -376,7 +392,7 @@ static void bench(void) {
                     double from = bench_seconds();
                     for (int times = 0; times < 20; times++)
                         mlxd_kernels_at(k)->attention.page(query, n[i], p.k, p.v, head_dims[h],
-                                                           0.125f, false);
+                                                           (mlxd_score){0.125f, 0}, false);
                     seconds = MLXD_MIN(seconds, (bench_seconds() - from) / 20);
                 }
                 double macs = 2.0 * MLXD_PAGE * (double)(head_dims[h] * n[i]);

@@ -18,7 +18,8 @@ static void test_tables_are_complete(void **state) {
         assert_true(k->isa && k->matmul.quantize && k->matmul.product);
         assert_true(k->vector.rmsnorm && k->vector.swiglu);
         assert_true(k->vector.geglu);
-        assert_true(k->vector.rope_pairs && k->vector.to_f16 && k->vector.is_finite);
+        assert_true(k->vector.rope_pairs && k->vector.rope_halves && k->vector.clipglu &&
+                    k->vector.softcap && k->vector.to_f16 && k->vector.is_finite);
         assert_true(k->attention.page && k->attention.merge && k->attention.finish);
         assert_true(strcmp(isa_for(k->isa), k->isa) == 0);
         for (size_t j = 0; j < i; j++)

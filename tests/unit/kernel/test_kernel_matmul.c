@@ -4,317 +4,7 @@
  * (GGUF's blocks, MLX's bit streams), element by element; every other table against the scalar one,
  * by bits; and one digest of fixed inputs per format holds every machine to the same bits.
  */
-#include "kernel_test.h"
-
-#include <math.h>
-
-#include "kernel/pack.h"
-
-/* ---- what is tested: every type of GGUF, and MLX's affine groups ---- */
-
-typedef struct source {
-    const char *name;
-    int gguf; /* mlxd_weight_type, or -1: MLX */
-    unsigned bits, group;
-    mlxd_float type;
-    uint64_t digest;
-} source;
-
-static const source sources[] = {
-    {"F32", MLXD_WEIGHT_F32, 0, 0, MLXD_FLOAT_F32, 0x1d8121a71f04b5bdu},
-    {"F16", MLXD_WEIGHT_F16, 0, 0, MLXD_FLOAT_F16, 0xe1ce810df7ba09c7u},
-    {"BF16", MLXD_WEIGHT_BF16, 0, 0, MLXD_FLOAT_BF16, 0x59cc178ffbe7b388u},
-    {"Q4_0", MLXD_WEIGHT_Q4_0, 4, 32, MLXD_FLOAT_F16, 0x088e39a794e7094du},
-    {"Q4_1", MLXD_WEIGHT_Q4_1, 4, 32, MLXD_FLOAT_F16, 0xd6e37b3d5258d5d1u},
-    {"Q5_0", MLXD_WEIGHT_Q5_0, 5, 32, MLXD_FLOAT_F16, 0x2706e17ee5ba68c5u},
-    {"Q5_1", MLXD_WEIGHT_Q5_1, 5, 32, MLXD_FLOAT_F16, 0xfde92e4ce88e61deu},
-    {"Q8_0", MLXD_WEIGHT_Q8_0, 8, 32, MLXD_FLOAT_F16, 0x0f4309c05ae7dccau},
-    {"MLX 2 bits, group 64, F16", -1, 2, 64, MLXD_FLOAT_F16, 0xabbd23c95ccfdb98u},
-    {"MLX 3 bits, group 128, BF16", -1, 3, 128, MLXD_FLOAT_BF16, 0xd2ecbfc7a99690f3u},
-    {"MLX 4 bits, group 64, BF16", -1, 4, 64, MLXD_FLOAT_BF16, 0x72389aa2b36cc227u},
-    {"MLX 4 bits, group 32, F32", -1, 4, 32, MLXD_FLOAT_F32, 0x23faa4a0ec2d3dc7u},
-    {"MLX 5 bits, group 64, F16", -1, 5, 64, MLXD_FLOAT_F16, 0xd6bab96b7292b6c7u},
-    {"MLX 6 bits, group 128, F32", -1, 6, 128, MLXD_FLOAT_F32, 0x6fc887a85fea8e1eu},
-    {"MLX 8 bits, group 64, BF16", -1, 8, 64, MLXD_FLOAT_BF16, 0x1ea07733146d2e5fu},
-};
-
-/* ---- a matrix with its file's bytes and activations ---- */
-
-typedef enum input_kind {
-    PLAIN,    /* ordinary scales, random weights and activations */
-    WILD,     /* any finite scale and value */
-    POSITIVE, /* extreme: weights at the top, activations +127 */
-    NEGATIVE, /* extreme: weights at the bottom, activations -127 */
-    MIXED,    /* extremes of either sign, scales at the largest f16 */
-    ZERO,     /* zeros of both signs */
-    DENORMAL, /* denormal scales and values */
-    KIND_COUNT
-} input_kind;
-
-typedef struct fixture {
-    const source *source;
-    mlxd_matrix w;
-    mlxd_activations a;
-    size_t row_bytes;
-    uint8_t *file, *scales, *biases; /* MLX: three arrays */
-    uint8_t *packed;
-    float *x;
-    size_t panels, panel_bytes;
-} fixture;
-
-static uint16_t make_half(input_kind kind) {
-    uint16_t r = (uint16_t)rng_next();
-    switch (kind) {
-    case PLAIN: /* +-(2^-10 .. 2^-6) */
-        return (uint16_t)(0x1400u + (r & 0x8fffu));
-    case POSITIVE:
-        return 0x2c00;
-    case NEGATIVE:
-        return 0xac00;
-    case MIXED:
-        return r & 1 ? 0x7bff : 0xfbff;
-    case ZERO:
-        return r & 0x8000u;
-    case DENORMAL:
-        return r & 0x83ffu;
-    default:
-        return rng_half();
-    }
-}
-
-static float make_value(input_kind kind) {
-    uint32_t r = (uint32_t)rng_next();
-    switch (kind) {
-    case PLAIN:
-        return rng_unit();
-    case POSITIVE:
-        return 3.25f;
-    case NEGATIVE:
-        return -3.25f;
-    case MIXED:
-        return r & 1 ? 0x1p40f : -0x1p40f;
-    case ZERO:
-        return float_of(r & 0x80000000u);
-    case DENORMAL:
-        return float_of(r & 0x807fffffu);
-    default:
-        return rng_finite();
-    }
-}
-
-static uint8_t make_byte(bool is_signed, input_kind kind) {
-    uint8_t top = is_signed ? 0x7f : 0xff, bottom = is_signed ? 0x80 : 0x00;
-    switch (kind) {
-    case POSITIVE:
-        return top;
-    case NEGATIVE:
-        return bottom;
-    case MIXED:
-        return rng_next() & 1 ? top : bottom;
-    default:
-        return (uint8_t)rng_next();
-    }
-}
-
-static void make_float(mlxd_float type, input_kind kind, uint8_t *p) {
-    float v = make_value(kind);
-    uint16_t h = type == MLXD_FLOAT_F16 ? make_half(kind) : (uint16_t)(bits_of(v) >> 16);
-    memcpy(p, type == MLXD_FLOAT_F32 ? (void *)&v : (void *)&h, mlxd_float_bytes(type));
-}
-
-/* Fills one row in GGUF's layout. */
-static void make_gguf_row(const source *s, input_kind kind, size_t cols, uint8_t *p) {
-    mlxd_format f = mlxd_weight_format((mlxd_weight_type)s->gguf);
-    if (!s->bits) {
-        for (size_t c = 0; c < cols; c++)
-            make_float(s->type, kind, p + c * mlxd_float_bytes(s->type));
-        return;
-    }
-    for (size_t g = 0; g < cols / 32; g++) {
-        for (int i = 0; i <= f.affine; i++, p += 2)
-            make_float(s->type, kind, p);
-        for (size_t i = 0; i < 4 * s->bits; i++)
-            *p++ = make_byte(s->bits == 8, kind);
-    }
-}
-
-static void make_gguf(fixture *f, input_kind kind, size_t rows, size_t cols) {
-    mlxd_weight_type type = (mlxd_weight_type)f->source->gguf;
-    f->row_bytes = mlxd_weight_row_bytes(type, cols);
-    f->file = must_alloc(rows * f->row_bytes);
-    for (size_t r = 0; r < rows; r++)
-        make_gguf_row(f->source, kind, cols, f->file + r * f->row_bytes);
-    for (size_t p = 0; p < f->panels; p++)
-        mlxd_pack_gguf(type, rows, cols, f->file, p, f->packed + p * f->panel_bytes);
-}
-
-static void make_mlx(fixture *f, input_kind kind, size_t rows, size_t cols) {
-    const source *s = f->source;
-    size_t blocks = rows * (cols / s->group), one = mlxd_float_bytes(s->type);
-    f->row_bytes = cols * s->bits / 8;
-    f->file = must_alloc(rows * f->row_bytes);
-    f->scales = must_alloc(blocks * one);
-    f->biases = must_alloc(blocks * one);
-    for (size_t i = 0; i < rows * f->row_bytes; i++)
-        f->file[i] = make_byte(false, kind);
-    for (size_t i = 0; i < blocks; i++) {
-        make_float(s->type, kind, f->scales + i * one);
-        make_float(s->type, kind, f->biases + i * one);
-    }
-    const mlxd_affine a = {s->bits, s->group, s->type, rows, cols, f->file, f->scales, f->biases};
-    for (size_t p = 0; p < f->panels; p++)
-        mlxd_pack_affine(&a, p, f->packed + p * f->panel_bytes);
-}
-
-static mlxd_quants new_quants(size_t n, size_t k) {
-    size_t groups = n * (k / 32);
-    return (mlxd_quants){must_alloc(n * k), must_alloc(groups * 4), must_alloc(groups * 4),
-                         must_alloc(groups * 4)};
-}
-
-static void free_quants(mlxd_quants z) {
-    free(z.q);
-    free(z.scale);
-    free(z.offset);
-    free(z.start);
-}
-
-static void quantize_all(const mlxd_kernels *k, mlxd_activations *a) {
-    for (size_t t = 0, stride; t < a->n; t++) {
-        mlxd_quants to = mlxd_quants_row(a->z, a->n, a->k, t, &stride);
-        k->matmul.quantize(a->x + t * a->k, a->k, to, stride);
-    }
-}
-
-static mlxd_format format_of(const source *s) {
-    const mlxd_affine a = {.bits = s->bits, .group = s->group, .type = s->type};
-    return s->gguf >= 0 ? mlxd_weight_format((mlxd_weight_type)s->gguf) : mlxd_affine_format(&a);
-}
-
-static void make_fixture(fixture *f, const source *s, input_kind kind, size_t rows, size_t cols,
-                         size_t n) {
-    size_t bytes;
-    *f = (fixture){.source = s, .panels = (rows + 15) / 16};
-    f->w = (mlxd_matrix){format_of(s), rows, cols, NULL};
-    f->panel_bytes = mlxd_format_panel_bytes(f->w.format, cols);
-    assert_true(mlxd_format_packed_bytes(f->w.format, rows, cols, &bytes));
-    assert_int_equal(bytes, f->panels * f->panel_bytes);
-    f->packed = must_alloc(bytes);
-    memset(f->packed, 0xa5, bytes);
-    if (s->gguf >= 0)
-        make_gguf(f, kind, rows, cols);
-    else
-        make_mlx(f, kind, rows, cols);
-    f->w.data = f->packed;
-    f->x = must_alloc(n * cols * sizeof(float));
-    for (size_t i = 0; i < n * cols; i++)
-        f->x[i] = make_value(kind);
-    f->a = (mlxd_activations){f->x, new_quants(n, cols), n, cols};
-    quantize_all(mlxd_kernels_scalar(), &f->a);
-}
-
-static void free_fixture(fixture *f) {
-    free(f->file);
-    free(f->scales);
-    free(f->biases);
-    free(f->packed);
-    free(f->x);
-    free_quants(f->a.z);
-}
-
-/* ---- matmul.h restated from the file's bytes ---- */
-
-static float float_at(mlxd_float type, const uint8_t *p) {
-    uint16_t h;
-    float v;
-    if (type == MLXD_FLOAT_F32) {
-        memcpy(&v, p, 4);
-        return v;
-    }
-    memcpy(&h, p, 2);
-    return type == MLXD_FLOAT_F16 ? mlxd_f16_to_f32(h) : float_of((uint32_t)h << 16);
-}
-
-/* w = d * q + m, or d * q when has_m is false. */
-typedef struct weight {
-    int q;
-    float d, m;
-    bool has_m;
-} weight;
-
-static weight gguf_weight(const fixture *f, size_t r, size_t c) {
-    const uint8_t *p = f->file + r * f->row_bytes + c / 32 * (f->row_bytes / (f->w.cols / 32));
-    bool affine = f->w.format.affine;
-    weight w = {0, float_at(MLXD_FLOAT_F16, p), affine ? float_at(MLXD_FLOAT_F16, p + 2) : 0,
-                affine};
-    p += affine ? 4 : 2;
-    c %= 32;
-    if (f->source->bits == 8) {
-        w.q = (int8_t)p[c];
-        return w;
-    }
-    if (f->source->bits == 5) {
-        w.q = (p[c / 8] >> (c % 8) & 1) << 4;
-        p += 4;
-    }
-    w.q += c < 16 ? p[c] & 15 : p[c - 16] >> 4;
-    if (!affine)
-        w.q -= f->source->bits == 5 ? 16 : 8;
-    return w;
-}
-
-static weight mlx_weight(const fixture *f, size_t r, size_t c) {
-    const source *s = f->source;
-    const uint8_t *row = f->file + r * f->row_bytes;
-    size_t at = (r * (f->w.cols / s->group) + c / s->group) * mlxd_float_bytes(s->type);
-    weight w = {0, float_at(s->type, f->scales + at), float_at(s->type, f->biases + at), true};
-    for (size_t i = 0, bit = c * s->bits; i < s->bits; i++, bit++)
-        w.q |= (row[bit / 8] >> (bit % 8) & 1) << i;
-    return w;
-}
-
-static weight weight_at(const fixture *f, size_t r, size_t c) {
-    return f->source->gguf >= 0 ? gguf_weight(f, r, c) : mlx_weight(f, r, c);
-}
-
-static float plain_at(const fixture *f, size_t r, size_t c) {
-    return float_at(f->source->type,
-                    f->file + r * f->row_bytes + c * mlxd_float_bytes(f->source->type));
-}
-
-static float dequantized(const fixture *f, size_t r, size_t c) {
-    if (!f->source->bits)
-        return plain_at(f, r, c);
-    weight w = weight_at(f, r, c);
-    return w.has_m ? fmaf(w.d, (float)w.q, w.m) : w.d * (float)w.q;
-}
-
-static float expected_element(const fixture *f, size_t t, size_t r) {
-    const float *x = f->x + t * f->a.k;
-    float acc = 0;
-    if (!f->source->bits) {
-        for (size_t k = 0; k < f->w.cols; k++)
-            acc = fmaf(plain_at(f, r, k), x[k], acc);
-        return acc;
-    }
-    size_t stride;
-    mlxd_quants z = mlxd_quants_row(f->a.z, f->a.n, f->a.k, t, &stride);
-    for (size_t g = 0; g < f->w.cols / 32; g++) {
-        float scale = z.scale[g * stride];
-        weight w = weight_at(f, r, 32 * g);
-        int32_t isum = 0, asum = 0;
-        for (size_t i = 0; i < 32; i++) {
-            int a = z.q[g * stride * 32 + i];
-            isum += weight_at(f, r, 32 * g + i).q * a;
-            asum += a;
-        }
-        float factor = w.d * scale, offset = scale * (float)asum;
-        acc = fmaf(factor, (float)isum, acc);
-        if (w.has_m)
-            acc = fmaf(w.m, offset, acc);
-    }
-    return acc;
-}
+#include "matmul_fixture.h"
 
 /* ---- tests ---- */
 
@@ -324,7 +14,7 @@ static void test_sizes(void **state) {
     const mlxd_format f32 = mlxd_weight_format(MLXD_WEIGHT_F32);
     const mlxd_format q4_1 = mlxd_weight_format(MLXD_WEIGHT_Q4_1);
     const mlxd_format q8_0 = mlxd_weight_format(MLXD_WEIGHT_Q8_0);
-    const mlxd_affine mlx = {.bits = 3, .group = 128, .type = MLXD_FLOAT_BF16};
+    const mlxd_affine mlx = {.bits = 3, .group = 128, .type = BF16};
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_F32, 7), 28);
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_F16, 7), 14);
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_BF16, 7), 14);
@@ -333,7 +23,20 @@ static void test_sizes(void **state) {
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q5_0, 64), 44);
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q5_1, 64), 48);
     assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q8_0, 64), 68);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q2_K, 512), 168);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q3_K, 512), 220);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q4_K, 512), 288);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q5_K, 512), 352);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_Q6_K, 512), 420);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_IQ4_NL, 64), 36);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_IQ4_XS, 512), 272);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_MXFP4, 64), 34);
+    assert_int_equal(mlxd_weight_row_bytes(MLXD_WEIGHT_NVFP4, 128), 72);
     assert_int_equal(mlxd_format_panel_bytes(mlxd_weight_format(MLXD_WEIGHT_Q4_0), 32), 288);
+    assert_int_equal(mlxd_format_panel_bytes(mlxd_weight_format(MLXD_WEIGHT_Q2_K), 256), 84 * 16);
+    assert_int_equal(mlxd_format_panel_bytes(mlxd_weight_format(MLXD_WEIGHT_Q4_K), 256), 148 * 16);
+    assert_int_equal(mlxd_format_panel_bytes(mlxd_weight_format(MLXD_WEIGHT_Q6_K), 256), 210 * 16);
+    assert_int_equal(mlxd_format_panel_bytes(mlxd_weight_format(MLXD_WEIGHT_MXFP4), 32), 17 * 16);
     assert_int_equal(mlxd_format_panel_bytes(q4_1, 32), 320);
     assert_int_equal(mlxd_format_panel_bytes(q8_0, 32), 544);
     assert_int_equal(mlxd_format_panel_bytes(mlxd_affine_format(&mlx), 128), 4 * 192 + 64);
@@ -360,6 +63,33 @@ static unsigned plane_bits(const uint8_t *plane, unsigned width, size_t r, size_
     return plane[64 * vector + 4 * r + b] >> shift & ((1u << width) - 1);
 }
 
+/* d and m of row r and column c of the block at p, as format.h draws them. */
+static void layout_scales(const source *s, mlxd_format f, const uint8_t *p, size_t r, size_t c,
+                          float *d, float *m) {
+    mlxd_facts facts = mlxd_kind_facts(f.kind);
+    size_t one = mlxd_float_bytes(s->type), g = c / 32, half = facts.halves ? c % 32 / 16 : 0;
+    const uint8_t *scales = p + f.share * 64u * s->bits;
+    *m = 0;
+    if (!facts.nested) {
+        mlxd_widen(s->type, scales + (16 * half + r) * one, 1, d);
+        if (facts.affine)
+            mlxd_widen(s->type, scales + (16 + r) * one, 1, m);
+        return;
+    }
+    float outer = float_at(F16, scales + 2 * r), low = float_at(F16, scales + 32 + 2 * r);
+    const uint8_t *factors = scales + (facts.affine ? 64 : 32);
+    if (facts.affine && facts.halves) {
+        uint8_t byte = factors[32 * g + 16 * half + r];
+        *d = outer * (float)(byte & 15);
+        *m = -low * (float)(byte >> 4);
+    } else if (facts.affine) {
+        *d = outer * (float)(int8_t)factors[32 * g + r];
+        *m = -low * (float)(int8_t)factors[32 * g + 16 + r];
+    } else {
+        *d = outer * (float)(int8_t)factors[(facts.halves ? 32 : 16) * g + 16 * half + r];
+    }
+}
+
 /* The layout that format.h draws, value by value, and zeros in the rows that are not there. */
 static void test_panel_layout(void **state) {
     (void)state;
@@ -369,26 +99,28 @@ static void test_panel_layout(void **state) {
         fixture f;
         if (!s->bits)
             continue;
-        make_fixture(&f, s, PLAIN, 19, 256, 1);
+        make_fixture(&f, s, PLAIN, 19, 512, 1);
         const unsigned wide = s->bits == 8 ? 8 : s->bits >= 4 ? 4 : 2, narrow = s->bits - wide;
-        int zero = f.w.format.affine ? 0 : 1 << (s->bits - 1);
-        size_t one = mlxd_float_bytes(s->type);
-        size_t block = s->group / 32 * 64 * s->bits + (f.w.format.affine ? 32 : 16) * one;
+        mlxd_facts facts = mlxd_kind_facts(f.w.format.kind);
+        int zero = facts.affine ? 0 : 1 << (facts.bits - 1);
+        size_t block = mlxd_format_block_bytes(f.w.format), cols = f.w.format.share * 32u;
         for (size_t r = 0; r < 32; r++)
-            for (size_t c = 0; c < 256; c++) {
-                const uint8_t *p = f.packed + r / 16 * f.panel_bytes + c / s->group * block;
-                const uint8_t *d = p + s->group / 32 * 64 * s->bits + r % 16 * one;
-                const uint8_t *payload = p + c % s->group / 32 * 64 * s->bits;
+            for (size_t c = 0; c < 512; c++) {
+                const uint8_t *p = f.packed + r / 16 * f.panel_bytes + c / cols * block;
+                const uint8_t *payload = p + c % cols / 32 * 64 * s->bits;
                 unsigned q = plane_bits(payload, wide, r % 16, c % 32);
+                float d, m;
                 if (narrow)
                     q |= plane_bits(payload + 64 * wide, narrow, r % 16, c % 32) << wide;
-                weight w = {-zero, 0, 0, f.w.format.affine};
-                if (r < 19)
-                    w = weight_at(&f, r, c);
-                assert_int_equal((int)q - zero, w.q);
-                assert_true(float_at(s->type, d) == w.d);
-                if (w.has_m)
-                    assert_true(float_at(s->type, d + 16 * one) == w.m);
+                layout_scales(s, f.w.format, p, r % 16, c % cols, &d, &m);
+                int value = (int)(facts.book ? mlxd_books[facts.book][q] : q) - zero;
+                if (r < 19) {
+                    weight w = weight_at(&f, r, c);
+                    assert_int_equal(value, w.q);
+                    assert_true(d == w.d && m == w.m);
+                } else {
+                    assert_true(q == 0 && d * (float)value == 0 && m == 0);
+                }
             }
         free_fixture(&f);
     }
@@ -422,7 +154,8 @@ static void test_product_is_its_definition(void **state) {
     for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
         for (int k = 0; k < KIND_COUNT; k++) {
             fixture f;
-            make_fixture(&f, &sources[s], (input_kind)k, 35, 128, 19);
+            make_fixture(&f, &sources[s], (input_kind)k, 35, fits(&sources[s], 128) ? 128 : 256,
+                         19);
             mlxd_kernels_scalar()->matmul.product(&f.w, &f.a, 0, f.panels, false, y, 40);
             for (size_t t = 0; t < 19; t++)
                 for (size_t r = 0; r < 35; r++) {
@@ -440,18 +173,18 @@ static void test_product_is_its_definition(void **state) {
 static void test_product_is_a_product(void **state) {
     (void)state;
     rng_start("product");
-    float y[2 * 48], row[640];
+    float y[2 * 48], row[768];
     for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++) {
         fixture f;
-        make_fixture(&f, &sources[s], PLAIN, 48, 640, 2);
+        make_fixture(&f, &sources[s], PLAIN, 48, 768, 2);
         mlxd_kernels_scalar()->matmul.product(&f.w, &f.a, 0, 3, false, y, 48);
         for (size_t t = 0; t < 2; t++)
             for (size_t r = 0; r < 48; r++) {
                 double exact = 0, size = 0;
                 mlxd_matrix_get_row(&f.w, r, row);
-                for (size_t k = 0; k < 640; k++) {
-                    exact += (double)row[k] * f.x[t * 640 + k];
-                    size += fabs((double)row[k] * f.x[t * 640 + k]);
+                for (size_t k = 0; k < 768; k++) {
+                    exact += (double)row[k] * f.x[t * 768 + k];
+                    size += fabs((double)row[k] * f.x[t * 768 + k]);
                 }
                 double tolerance = sources[s].bits ? 1e-2 : 1e-5;
                 assert_true(fabs(y[t * 48 + r] - exact) <= tolerance * size);
@@ -505,8 +238,8 @@ static void test_tables_agree_on_shapes(void **state) {
             for (size_t c = 0; c < MLXD_COUNT_OF(cols); c++)
                 for (size_t t = 0; t < MLXD_COUNT_OF(n); t++) {
                     size_t work = rows[r] * cols[c] * n[t];
-                    if (cols[c] % mlxd_format_block_cols(format_of(&sources[s])) == 0 &&
-                        work < 4000000 && (work < 300000 || rng_below(4) == 0))
+                    if (fits(&sources[s], cols[c]) && work < 4000000 &&
+                        (work < 300000 || rng_below(4) == 0))
                         check_tables(&sources[s], PLAIN, rows[r], cols[c], n[t]);
                 }
 }
@@ -516,7 +249,7 @@ static void test_tables_agree_on_blocking(void **state) {
     (void)state;
     rng_start("blocking");
     for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++) {
-        check_tables(&sources[s], PLAIN, 35, 8192 + 128, 33);
+        check_tables(&sources[s], PLAIN, 35, 8192 + 256, 33);
         check_tables(&sources[s], PLAIN, 17, 2048, 515);
     }
 }
@@ -529,45 +262,65 @@ static void test_tables_agree_on_extremes(void **state) {
         for (int k = 0; k < KIND_COUNT; k++)
             for (size_t t = 0; t < MLXD_COUNT_OF(n); t++)
                 for (int repeat = 0; repeat < 4; repeat++)
-                    check_tables(&sources[s], (input_kind)k, 33, 128, n[t]);
+                    check_tables(&sources[s], (input_kind)k, 33, 256, n[t]);
+}
+
+/* The scales of a block of 16 rows all 1, the offsets all 0. */
+static void put_ones(mlxd_format f, uint8_t *scales) {
+    static const uint32_t ones[] = {[MLXD_FLOAT_F16] = 0x3c00,
+                                    [MLXD_FLOAT_BF16] = 0x3f80,
+                                    [MLXD_FLOAT_F32] = 0x3f800000,
+                                    [MLXD_FLOAT_E8M0] = 128};
+    mlxd_facts facts = mlxd_kind_facts(f.kind);
+    size_t one = mlxd_float_bytes(f.type), numbers = facts.halves && !facts.nested ? 32 : 16;
+    memset(scales, 0, mlxd_format_block_bytes(f) - f.share * mlxd_kind_payload_bytes(f.kind));
+    for (size_t i = 0; i < numbers; i++)
+        memcpy(scales + i * one, &ones[f.type], one);
+    if (!facts.nested)
+        return;
+    scales += facts.affine ? 64 : 32;
+    for (size_t g = 0; g < f.share; g++, scales += mlxd_kind_factor_bytes(f.kind))
+        memset(scales, 1, facts.halves ? 32 : 16);
 }
 
 /* Largest integer sums, unscaled: weights and activations at their ends in every combination. */
 static void test_integer_sums_do_not_saturate(void **state) {
     (void)state;
-    enum { N = 17 };
+    enum { N = 17, COLS = 256 };
+    const uint8_t bytes[] = {0, 0xff, 0x77};
     rng_state = 2;
     for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
-        for (int combination = 0; combination < 4 && sources[s].bits; combination++) {
+        for (int combination = 0; combination < 6 && sources[s].bits; combination++) {
             fixture f;
-            make_fixture(&f, &sources[s], ZERO, 16, 128, N);
+            make_fixture(&f, &sources[s], ZERO, 16, COLS, N);
             mlxd_format format = f.w.format;
-            uint8_t byte = combination & 1 ? 0xff : 0;
-            int a = combination & 2 ? -127 : 127;
-            size_t payload = mlxd_format_payload_bytes(format);
-            size_t block = mlxd_format_block_bytes(format), one = mlxd_float_bytes(format.type);
-            const uint32_t ones[] = {0x3c00, 0x3f80, 0x3f800000}; /* 1 as f16, bf16, f32 */
-            for (size_t b = 0; b < 4u / format.share; b++) {
-                uint8_t *p = f.packed + b * block;
-                memset(p, byte, format.share * payload);
-                memset(p + format.share * payload, 0, block - format.share * payload);
-                for (size_t r = 0; r < 16; r++)
-                    memcpy(p + format.share * payload + r * one, &ones[format.type], one);
+            mlxd_facts facts = mlxd_kind_facts(format.kind);
+            uint8_t byte = bytes[combination / 2];
+            int a = combination % 2 ? -127 : 127;
+            size_t payload = format.share * mlxd_kind_payload_bytes(format.kind);
+            for (size_t b = 0; b < COLS / 32u / format.share; b++) {
+                uint8_t *p = f.packed + b * mlxd_format_block_bytes(format);
+                memset(p, byte, payload);
+                put_ones(format, p + payload);
             }
-            memset(f.a.z.q, a, N * 128);
-            for (size_t i = 0; i < N * 4; i++) {
+            memset(f.a.z.q, a, N * COLS);
+            for (size_t i = 0; i < N * (COLS / 32); i++) {
                 f.a.z.scale[i] = 1;
                 f.a.z.offset[i] = (float)(32 * a);
-                f.a.z.start[i] = -8 * 32 * a;
+                f.a.z.sums[i] = mlxd_quants_pair(16 * a, 16 * a);
             }
-            int w = combination & 1 ? (1 << format.bits) - 1 : 0;
-            if (!format.affine)
-                w -= 1 << (format.bits - 1);
+            float row[COLS], y[N * 16];
+            mlxd_matrix_get_row(&f.w, 0, row);
+            double w = 0;
+            for (size_t c = 0; c < COLS; c++)
+                w += row[c];
+            if (facts.book == MLXD_BOOK_NONE && byte != 0x77)
+                assert_true(row[0] == (byte ? (1 << facts.bits) - 1 : 0) -
+                                          (facts.affine ? 0 : 1 << (facts.bits - 1)));
             for (size_t k = 0; k < table_count(); k++) {
-                float y[N * 16];
                 mlxd_kernels_at(k)->matmul.product(&f.w, &f.a, 0, 1, false, y, 16);
                 for (size_t e = 0; e < N * 16; e++)
-                    assert_int_equal((long)y[e], 128l * w * a);
+                    assert_true(y[e] == w * a);
             }
             free_fixture(&f);
         }
@@ -617,7 +370,7 @@ static void test_batch_and_split_do_not_show(void **state) {
 typedef struct group {
     int8_t q[32];
     float scale, offset;
-    int32_t start;
+    int32_t sums;
 } group;
 
 static group expected_group(const float *x) {
@@ -628,14 +381,14 @@ static group expected_group(const float *x) {
     if (amax < 0x1p-100f)
         return e;
     float inverse = 127.0f / amax;
-    int total = 0;
+    int first = 0, last = 0;
     for (size_t i = 0; i < 32; i++) {
         e.q[i] = (int8_t)lrintf(x[i] * inverse);
-        total += e.q[i];
+        *(i < 16 ? &first : &last) += e.q[i];
     }
     e.scale = amax / 127.0f;
-    e.offset = e.scale * (float)total;
-    e.start = -8 * total;
+    e.offset = e.scale * (float)(first + last);
+    e.sums = (int32_t)((uint32_t)last << 16 | ((uint32_t)first & 0xffff));
     return e;
 }
 
@@ -649,7 +402,7 @@ static void check_quantize(const float *x, size_t groups, size_t stride) {
             assert_memory_equal(z.q + 32 * g * stride, e.q, 32);
             assert_true(same_floats(&z.scale[g * stride], &e.scale, 1));
             assert_true(same_floats(&z.offset[g * stride], &e.offset, 1));
-            assert_int_equal(z.start[g * stride], e.start);
+            assert_int_equal(z.sums[g * stride], e.sums);
             for (size_t i = 32; i < 32 * stride; i++)
                 assert_int_equal(z.q[32 * g * stride + i], 0x55);
         }
@@ -692,15 +445,15 @@ static void test_quantize_edges(void **state) {
     /* 127 gives inverse 1: ties go to the even integer. */
     int8_t q[32];
     float scale, offset;
-    int32_t start;
+    int32_t sums;
     const float ties[] = {127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f, -126.5f};
     const int8_t even[] = {127, 0, 2, 2, 0, -2, -2, 126, -126};
     memset(x, 0, sizeof x);
     memcpy(x, ties, sizeof ties);
     for (size_t k = 0; k < table_count(); k++) {
-        mlxd_kernels_at(k)->matmul.quantize(x, 32, (mlxd_quants){q, &scale, &offset, &start}, 1);
+        mlxd_kernels_at(k)->matmul.quantize(x, 32, (mlxd_quants){q, &scale, &offset, &sums}, 1);
         assert_memory_equal(q, even, sizeof even);
-        assert_true(scale == 1.0f && offset == 127.0f && start == -8 * 127);
+        assert_true(scale == 1.0f && offset == 127.0f && sums == 127);
     }
 }
 
@@ -714,22 +467,24 @@ static void test_quantize_not_finite(void **state) {
         for (size_t where = 0; where < 32; where++)
             for (size_t k = 0; k < table_count(); k++) {
                 float x[96], scale[3], offset[3];
-                int32_t start[3];
+                int32_t sums[3];
                 int8_t q[96], zero[32] = {0};
                 for (size_t i = 0; i < 96; i++)
                     x[i] = rng_unit();
                 x[32 + where] = float_of(bad[b]);
-                mlxd_kernels_at(k)->matmul.quantize(x, 96, (mlxd_quants){q, scale, offset, start},
+                mlxd_kernels_at(k)->matmul.quantize(x, 96, (mlxd_quants){q, scale, offset, sums},
                                                     1);
-                assert_true(is_nan(scale[1]) && is_nan(offset[1]) && start[1] == 0);
+                assert_true(is_nan(scale[1]) && is_nan(offset[1]) && sums[1] == 0);
                 assert_memory_equal(q + 32, zero, 32);
                 assert_true(scale[0] > 0 && scale[0] < 1 && scale[2] > 0 && scale[2] < 1);
             }
-    for (size_t s = 3; s < MLXD_COUNT_OF(sources); s++) {
+    for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++) {
         fixture f;
+        if (!sources[s].bits)
+            continue;
         float y[N * 17];
-        make_fixture(&f, &sources[s], PLAIN, 17, 128, N);
-        f.x[2 * 128 + 40] = float_of(0x7f800000);
+        make_fixture(&f, &sources[s], PLAIN, 17, 256, N);
+        f.x[2 * 256 + 40] = float_of(0x7f800000);
         for (size_t k = 0; k < table_count(); k++) {
             quantize_all(mlxd_kernels_at(k), &f.a);
             mlxd_kernels_at(k)->matmul.product(&f.w, &f.a, 0, 2, false, y, 17);
@@ -743,22 +498,23 @@ static void test_quantize_not_finite(void **state) {
 /* Fixed inputs, fixed bits: what makes a cluster of different machines one machine. */
 static void test_digest(void **state) {
     (void)state;
-    enum { N = 19, ROWS = 49, COLS = 640 };
-    static float y[N * ROWS], row[COLS];
+    enum { N = 19, ROWS = 49 };
+    static float y[N * ROWS], row[768];
     for (size_t s = 0; s < MLXD_COUNT_OF(sources); s++)
         for (size_t k = 0; k < table_count(); k++) {
             const mlxd_kernels *table = mlxd_kernels_at(k);
+            const size_t cols = fits(&sources[s], 640) ? 640 : 768;
             fixture f;
             rng_state = 20240229;
-            make_fixture(&f, &sources[s], PLAIN, ROWS, COLS, N);
+            make_fixture(&f, &sources[s], PLAIN, ROWS, cols, N);
             quantize_all(table, &f.a);
             table->matmul.product(&f.w, &f.a, 0, f.panels, false, y, ROWS);
             mlxd_matrix_get_row(&f.w, ROWS - 1, row);
             uint64_t h = digest(DIGEST_START, y, sizeof y);
-            h = digest(h, row, sizeof row);
-            h = digest(h, f.a.z.q, N * COLS);
-            h = digest(h, f.a.z.scale, N * (COLS / 32) * sizeof(float));
-            h = digest(h, f.a.z.offset, N * (COLS / 32) * sizeof(float));
+            h = digest(h, row, cols * sizeof *row);
+            h = digest(h, f.a.z.q, N * cols);
+            h = digest(h, f.a.z.scale, N * (cols / 32) * sizeof(float));
+            h = digest(h, f.a.z.offset, N * (cols / 32) * sizeof(float));
             h = digest(h, f.packed, f.panels * f.panel_bytes);
             assert_digest(sources[s].name, h, sources[s].digest);
             free_fixture(&f);

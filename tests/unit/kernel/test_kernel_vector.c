@@ -145,8 +145,27 @@ static void run_rope(const mlxd_vector_kernels *k, vectors *v, size_t n) {
     k->rope_pairs(v->x, 1, n, n / 4 * 2, v->y, v->y + 300); /* part of a head */
 }
 
+static void run_rope_halves(const mlxd_vector_kernels *k, vectors *v, size_t n) {
+    size_t head_dim = n / 3, rot = head_dim / 2 * 2;
+    k->rope_halves(v->x, 3, head_dim, rot, v->y, v->y + 300);
+    k->rope_halves(v->x, 1, n, n / 4 * 2, v->y, v->y + 300); /* part of a head */
+}
+
+static void run_clipglu(const mlxd_vector_kernels *k, vectors *v, size_t n) {
+    k->clipglu(v->x, v->y, n, v->out);
+    k->clipglu(v->x, v->y, n, v->x);
+    k->clipglu(v->x, v->y, n, v->y);
+}
+
+static void run_softcap(const mlxd_vector_kernels *k, vectors *v, size_t n) {
+    k->softcap(v->x, n, 30);
+    k->softcap(v->y, n, 0.75f);
+}
+
 static const vector_run runs[] = {
-    run_rmsnorm, run_rmsnorm_in_place, run_swiglu, run_swiglu_in_place, run_rope, run_geglu};
+    run_rmsnorm, run_rmsnorm_in_place, run_swiglu,  run_swiglu_in_place, run_rope,
+    run_geglu,   run_rope_halves,      run_clipglu, run_softcap};
+#define RUNS_OF_DIGEST 6 /* the first ones: older than the others */
 
 static void test_tables_agree(void **state) {
     (void)state;
@@ -250,6 +269,87 @@ static void test_geglu_is_its_formula(void **state) {
     }
 }
 
+static void test_clipglu_is_its_formula(void **state) {
+    (void)state;
+    rng_start("clipglu");
+    for (int repeat = 0; repeat < 100000; repeat++) {
+        float g = rng_unit() * 20, u = rng_unit() * 20, out;
+        mlxd_kernels_scalar()->vector.clipglu(&g, &u, 1, &out);
+        double a = fmin(g, 7), b = fmax(fmin(u, 7), -7);
+        double right = a / (1 + exp(-1.702 * a)) * (b + 1);
+        assert_true(fabs(out - right) <= 5e-6 * fabs(right) + 1e-6);
+    }
+    for (size_t k = 0; k < table_count(); k++)
+        for (int both = 0; both < 2; both++) {
+            float g[8], u[8], out[8], nan = float_of(0x7fc00000);
+            for (size_t i = 0; i < 8; i++) {
+                g[i] = both ? 1 : nan;
+                u[i] = both ? nan : 1;
+            }
+            mlxd_kernels_at(k)->vector.clipglu(g, u, 8, out);
+            for (size_t i = 0; i < 8; i++)
+                assert_true(is_nan(out[i]));
+        }
+}
+
+static void test_softcap_is_its_formula(void **state) {
+    (void)state;
+    rng_start("softcap");
+    for (int repeat = 0; repeat < 100000; repeat++) {
+        float cap = 0.5f + (float)rng_below(60), x = rng_unit() * (repeat % 2 ? 300 : 4);
+        float got = x;
+        mlxd_kernels_scalar()->vector.softcap(&got, 1, cap);
+        assert_true(fabs(got - cap * tanh((double)x / cap)) <= 4e-7 * cap);
+        assert_true(fabsf(got) <= cap);
+    }
+    float ends[] = {0, INFINITY, -INFINITY};
+    mlxd_kernels_scalar()->vector.softcap(ends, 3, 30);
+    assert_true(ends[0] == 0 && ends[1] == 30 && ends[2] == -30);
+}
+
+/* Both orders are the same rotation of values that lie elsewhere. */
+static void test_rope_orders_agree(void **state) {
+    (void)state;
+    rng_start("orders");
+    static vectors v;
+    const size_t dim = 80, rot = 64, heads = 3;
+    for (size_t k = 0; k < table_count(); k++) {
+        float pairs[3 * 80], halves[3 * 80];
+        fill(&v, 0);
+        for (size_t h = 0; h < heads; h++)
+            for (size_t i = 0; i < dim; i++) {
+                size_t to = i >= rot ? i : i < rot / 2 ? 2 * i : 2 * (i - rot / 2) + 1;
+                halves[h * dim + i] = pairs[h * dim + to] = v.x[h * dim + i];
+            }
+        mlxd_kernels_at(k)->vector.rope_pairs(pairs, heads, dim, rot, v.y, v.y + 100);
+        mlxd_kernels_at(k)->vector.rope_halves(halves, heads, dim, rot, v.y, v.y + 100);
+        for (size_t h = 0; h < heads; h++)
+            for (size_t i = 0; i < dim; i++) {
+                size_t to = i >= rot ? i : i < rot / 2 ? 2 * i : 2 * (i - rot / 2) + 1;
+                assert_true(same_floats(&halves[h * dim + i], &pairs[h * dim + to], 1));
+            }
+    }
+}
+
+static void test_sums(void **state) {
+    (void)state;
+    rng_start("sums");
+    static vectors v;
+    for (size_t l = 0; l < MLXD_COUNT_OF(lengths); l++) {
+        fill(&v, 0);
+        static vectors w;
+        w = v;
+        mlxd_vector_add(v.x, lengths[l], v.y);
+        mlxd_vector_scale(0.3f, lengths[l], v.y);
+        mlxd_vector_add_scaled(0.7f, v.x, lengths[l], v.y);
+        for (size_t i = 0; i < LENGTH_MAX; i++) {
+            float sum = w.x[i] + w.y[i], scaled = sum * 0.3f, part = 0.7f * w.x[i];
+            float right = i < lengths[l] ? scaled + part : w.y[i];
+            assert_true(same_floats(&v.y[i], &right, 1));
+        }
+    }
+}
+
 static void test_rope_turns(void **state) {
     (void)state;
     rng_start("rope");
@@ -306,13 +406,17 @@ static void test_digest(void **state) {
         uint64_t h = DIGEST_START;
         rng_state = 19690720;
         for (size_t r = 0; r < MLXD_COUNT_OF(runs); r++) {
+            if (r == RUNS_OF_DIGEST) {
+                assert_digest("vector", h, 0x61f8ee58e8ee4656u);
+                h = DIGEST_START;
+            }
             fill(&v, 0);
             runs[r](kernels, &v, 577);
             h = digest(h, &v, sizeof v);
             kernels->to_f16(v.x, LENGTH_MAX, halves);
             h = digest(h, halves, sizeof halves);
         }
-        assert_digest("vector", h, 0x61f8ee58e8ee4656u);
+        assert_digest("vector, families", h, 0xd56a0e3924dae760u);
     }
 }
 
@@ -326,7 +430,11 @@ int main(void) {
         cmocka_unit_test(test_rmsnorm_is_its_formula),
         cmocka_unit_test(test_swiglu_is_its_formula),
         cmocka_unit_test(test_geglu_is_its_formula),
+        cmocka_unit_test(test_clipglu_is_its_formula),
+        cmocka_unit_test(test_softcap_is_its_formula),
         cmocka_unit_test(test_rope_turns),
+        cmocka_unit_test(test_rope_orders_agree),
+        cmocka_unit_test(test_sums),
         cmocka_unit_test(test_is_finite),
         cmocka_unit_test(test_digest),
     };

@@ -28,7 +28,7 @@ static mlxd_err open_bench(struct bench *b, const char *name, const mlxd_bench_t
     b->bench = NULL;
     snprintf(path, sizeof path, "%s/%s", MLXD_GOLDEN, name);
     assert_int_equal(mlxd_checkpoint_open(&b->file, path, why), MLXD_OK);
-    assert_int_equal(mlxd_config_read(&b->config, mlxd_checkpoint_gguf(b->file), why), MLXD_OK);
+    assert_int_equal(mlxd_config_read(&b->config, b->file, why), MLXD_OK);
     mlxd_bench_params p = {.checkpoint = b->file,
                            .config = &b->config,
                            .kernels = k,
@@ -155,6 +155,27 @@ static void counts_what_it_costs(void **state) {
     close_bench(&b);
 }
 
+/* Three layers, 32 wide, 4 heads of 16 of which 2 are kept; two layers with 4 experts of 32, of
+ * which a token uses 2, and a dense one of 64 between. */
+static void counts_the_experts_of_a_token(void **state) {
+    (void)state;
+    static const mlxd_bench_test test = {.n_gen = 1, .batch = 1};
+    struct bench b;
+    mlxd_why why = {0};
+    const double attention = 2 * 32 * 64 + 2 * 32 * 32, expert = 3 * 32 * 32, router = 4 * 32;
+    const double dense = 3 * 32 * 64, head = 96 * 32;
+    assert_int_equal(open_bench(&b, "families/qwen3_moe", &test, 1, mlxd_kernels_scalar(), &why),
+                     0);
+    const mlxd_bench_model *m = mlxd_bench_get_model(b.bench);
+    assert_true((double)m->layer_params == 3 * attention + 2 * (2 * expert + router) + dense);
+    assert_true((double)m->head_params == head);
+    /* What is not read: two experts of two layers, and the embedding beside the head (but for a
+     * part of the last norm). */
+    double unread = (double)(m->weights_bytes - m->step_bytes);
+    assert_true(fabs(unread - (2 * 2 * expert + head) * 2) <= 32 * sizeof(float));
+    close_bench(&b);
+}
+
 static void measures_the_machine(void **state) {
     (void)state;
     for (size_t i = 0; i < mlxd_kernels_count(); i++) {
@@ -180,8 +201,11 @@ static int close_pool(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(runs_every_test),           cmocka_unit_test(stops_when_asked),
-        cmocka_unit_test(refuses_what_does_not_fit), cmocka_unit_test(counts_what_it_costs),
+        cmocka_unit_test(runs_every_test),
+        cmocka_unit_test(stops_when_asked),
+        cmocka_unit_test(refuses_what_does_not_fit),
+        cmocka_unit_test(counts_what_it_costs),
+        cmocka_unit_test(counts_the_experts_of_a_token),
         cmocka_unit_test(measures_the_machine),
     };
     return cmocka_run_group_tests(tests, open_pool, close_pool);

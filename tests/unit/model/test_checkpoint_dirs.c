@@ -137,6 +137,7 @@ static void other_makers(void **state) {
     (void)state;
     mlxd_checkpoint_close(check_golden("gpt-oss", ""));
     mlxd_checkpoint_close(check_golden("mlx-affine", "/"));
+    mlxd_checkpoint_close(check_golden("mlx-small", ""));
     mlxd_checkpoint_close(check_golden("split", "/model-00001-of-00003.gguf"));
     mlxd_checkpoint_close(check_golden("split", "/model-00003-of-00003.gguf"));
     mlxd_checkpoint *c = check_golden("split", "");

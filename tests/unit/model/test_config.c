@@ -89,7 +89,7 @@ static const char *write_model(const struct numbers *n) {
 static mlxd_err read_numbers(const struct numbers *n, mlxd_config *c, mlxd_why *why) {
     mlxd_checkpoint *f = model_file_open(write_model(n));
     *why = (mlxd_why){0};
-    mlxd_err err = mlxd_config_read(c, mlxd_checkpoint_gguf(f), why);
+    mlxd_err err = mlxd_config_read(c, f, why);
     mlxd_checkpoint_close(f);
     return err;
 }
@@ -117,7 +117,7 @@ static void a_model_is_read(void **state) {
     assert_string_equal(c.name, "A model");
     assert_true(c.layers == 3 && c.hidden == 64 && c.ffn == 96 && c.heads == 4 && c.kv_heads == 2);
     assert_true(c.head_dim == 16 && c.rope_dims == 16 && c.vocab == 70 && c.context == 512);
-    assert_true(c.rms_eps == 1e-5f && c.rope_theta == 10000 && c.rope_scale == 1 && c.tied);
+    assert_true(c.rms_eps == 1e-5f && c.rope[0].theta == 10000 && c.rope[0].factor == 1 && c.tied);
     struct numbers n = good;
     n.name = NULL;
     n.kv_heads = -1;
@@ -130,12 +130,12 @@ static void a_model_is_read(void **state) {
     c = read_good(&n);
     assert_string_equal(c.name, "llama");
     assert_true(c.kv_heads == 4 && c.head_dim == 24 && c.rope_dims == 8);
-    assert_true(c.rope_theta == 500000 && c.rope_scale == 4 && !c.tied);
+    assert_true(c.rope[0].theta == 500000 && c.rope[0].factor == 4 && !c.tied);
     n.scaling = "none";
-    assert_true(read_good(&n).rope_scale == 1);
+    assert_true(read_good(&n).rope[0].factor == 1);
     n.scaling = NULL;
     n.scale_linear = 2;
-    assert_true(read_good(&n).rope_scale == 2);
+    assert_true(read_good(&n).rope[0].factor == 2);
 }
 
 /* Control bytes in a name would forge lines, an overlong one is cut. */
@@ -196,13 +196,14 @@ static void missing_and_absurd_numbers_are_refused(void **state) {
 static void what_is_not_computed_is_refused_by_name(void **state) {
     struct numbers refuse;
     (void)state;
-    refused(WITH(arch, "qwen3"), MLXD_ERR_UNSUPPORTED, "\"qwen3\"");
+    refused(WITH(arch, "falcon"), MLXD_ERR_UNSUPPORTED, "\"falcon\"");
+    refused(WITH(arch, "falcon"), MLXD_ERR_UNSUPPORTED, "supported: llama, mistral3, qwen2, qwen3");
     refused(WITH(arch, ""), MLXD_ERR_UNSUPPORTED, "\"\"");
-    refused(WITH(scaling, "yarn"), MLXD_ERR_UNSUPPORTED, "\"yarn\"");
+    refused(WITH(scaling, "dynamic"), MLXD_ERR_UNSUPPORTED, "\"dynamic\"");
+    refused(WITH(scaling, "yarn"), MLXD_ERR_DATA, "rope.scaling.factor is missing");
     refused(WITH(scaling, "linear"), MLXD_ERR_DATA, "rope.scaling.factor is missing");
     refused(WITH(value_length, 8), MLXD_ERR_UNSUPPORTED, "value length 8");
     refused(WITH(experts, 8), MLXD_ERR_UNSUPPORTED, "8 experts");
-    refused(WITH(freqs, true), MLXD_ERR_UNSUPPORTED, "rope_freqs.weight");
     refuse = good;
     refuse.experts = 0;
     read_good(&refuse);
@@ -212,21 +213,25 @@ static void what_is_not_computed_is_refused_by_name(void **state) {
 static void golden_files_and_hidden_bytes(void **state) {
     mlxd_config c;
     mlxd_why why = {0};
-    mini_gguf m = {0};
+    model_file m = {0};
     (void)state;
     mlxd_checkpoint *f = model_file_open(MLXD_GOLDEN "/tiny-untied.gguf");
-    model_file_check(mlxd_config_read(&c, mlxd_checkpoint_gguf(f), &why), &why);
+    model_file_check(mlxd_config_read(&c, f, &why), &why);
     assert_true(c.layers == 3 && c.hidden == 48 && c.ffn == 88 && c.heads == 3 && c.kv_heads == 1 &&
                 c.head_dim == 16 && c.vocab == 515 && !c.tied);
     mlxd_checkpoint_close(f);
-    mini_key(&m, "general.architecture", MLXD_GGUF_STRING);
-    mini_bytes(&m.kv, "llama\0x", 7);
-    assert_int_equal(mlxd_config_read(&c, mini_open(&m), &why), MLXD_ERR_UNSUPPORTED);
-    mini_close(&m);
-    mini_put_u32(&m, "general.architecture", 7);
-    assert_int_equal(mlxd_config_read(&c, mini_open(&m), &why), MLXD_ERR_DATA);
+    mini_key(&m.kv, "general.architecture", MLXD_GGUF_STRING);
+    mini_bytes(&m.kv.kv, "llama\0x", 7);
+    f = model_file_open(model_file_write(&m, "nul.gguf"));
+    assert_int_equal(mlxd_config_read(&c, f, &why), MLXD_ERR_UNSUPPORTED);
+    mlxd_checkpoint_close(f);
+    model_file_free(&m);
+    mini_put_u32(&m.kv, "general.architecture", 7);
+    f = model_file_open(model_file_write(&m, "number.gguf"));
+    assert_int_equal(mlxd_config_read(&c, f, &why), MLXD_ERR_DATA);
     assert_non_null(strstr(why.text, "general.architecture"));
-    mini_close(&m);
+    mlxd_checkpoint_close(f);
+    model_file_free(&m);
 }
 
 int main(void) {

@@ -23,7 +23,7 @@ static struct model open_model(const char *name, unsigned threads) {
     mlxd_why why = {0};
     snprintf(path, sizeof path, "%s/%s", MLXD_GOLDEN, name);
     m.file = model_file_open(path);
-    model_file_check(mlxd_config_read(&m.config, mlxd_checkpoint_gguf(m.file), &why), &why);
+    model_file_check(mlxd_config_read(&m.config, m.file, &why), &why);
     m.pool = mlxd_pool_open(threads);
     assert_non_null(m.pool);
     model_file_check(
@@ -210,8 +210,10 @@ static void interleave(random_state *rng, struct model *m, struct session *s) {
 }
 
 static void company_and_chunks_change_no_bit(void **state) {
-    static const char *const models[] = {"tiny-bf16.gguf", "tiny-v2.gguf", "tiny-q4_0.gguf",
-                                         "tiny-q4_1.gguf", "tiny-untied.gguf"};
+    static const char *const models[] = {
+        "tiny-bf16.gguf",   "tiny-v2.gguf",          "tiny-q4_0.gguf",          "tiny-q4_1.gguf",
+        "tiny-untied.gguf", "families/gpt_oss.gguf", "families/qwen3_moe_mlx4", "families/gemma3",
+        "families/olmo2",   "families/granite",      "families/llama_mlx8"};
     random_state rng = random_open("layers");
     static struct session s[SESSIONS];
     (void)state;
@@ -237,8 +239,11 @@ static void long_contexts_change_no_bit(void **state) {
     const uint32_t length = CONTEXT;
     (void)state;
     mlxd_os_fpu_init();
-    for (size_t i = 0; i < MLXD_COUNT_OF(threads); i++) {
-        struct model m = open_model("tiny-q4_0.gguf", threads[i]);
+    static const char *const models[] = {"tiny-q4_0.gguf", "families/gpt_oss.gguf",
+                                         "families/gemma2"};
+    for (size_t i = 0; i < MLXD_COUNT_OF(threads) * MLXD_COUNT_OF(models); i++) {
+        struct model m =
+            open_model(models[i % MLXD_COUNT_OF(models)], threads[i / MLXD_COUNT_OF(models)]);
         make_sessions(&rng, &m, &s, 1, &length);
         for (size_t k = 0; k < mlxd_kernels_count(); k++) {
             struct range r = open_range(&m, mlxd_kernels_at(k), 0, m.config.layers, PAGES);
@@ -265,14 +270,13 @@ struct scene {
 };
 
 /* Only what is wanted: of a chunk nothing, of a prompt its last, a token, three tokens. */
-static void wanted_states_are_the_same(void **state) {
+static void wanted_states_are_the_same_in(const char *name) {
     static const uint32_t length[] = {90, 40, 130, 60}, n_out[] = {0, 1, 1, 3};
     static struct session s[4];
     static float hidden[STEP_MAX * 1024];
     random_state rng = random_open("wanted");
-    (void)state;
     mlxd_os_fpu_init();
-    struct model m = open_model("tiny-v2.gguf", 2);
+    struct model m = open_model(name, 2);
     assert_true(m.config.hidden <= 1024);
     make_sessions(&rng, &m, s, 4, length);
     struct range r = open_range(&m, mlxd_kernels_scalar(), 0, m.config.layers, 20);
@@ -303,6 +307,15 @@ static void wanted_states_are_the_same(void **state) {
     free_sessions(s, 4);
     close_range(&r);
     close_model(&m);
+}
+
+static void wanted_states_are_the_same(void **state) {
+    (void)state;
+    wanted_states_are_the_same_in("tiny-v2.gguf");
+    wanted_states_are_the_same_in("families/gpt_oss.gguf");
+    wanted_states_are_the_same_in("families/qwen3_moe_mlx4");
+    wanted_states_are_the_same_in("families/gemma3");
+    wanted_states_are_the_same_in("families/olmo2");
 }
 
 /* Sessions of 90, 20 and 130 tokens, computed up to 70, 0 and 129. */
@@ -485,11 +498,12 @@ static void names_and_digests(void **state) {
     size_t n;
     (void)state;
     const mlxd_tensor_digest *d = mlxd_layers_digests(r.layers, &n);
-    assert_int_equal(n, mlxd_layers_tensors(1, 3));
+    mlxd_tensor_name names[64];
+    assert_int_equal(n, mlxd_layers_tensors(&m.config, 1, 3, NULL));
+    assert_int_equal(n, mlxd_layers_tensors(&m.config, 1, 3, names));
     for (size_t i = 0; i < n; i++) {
-        char name[MLXD_LIMIT_GGUF_NAME];
+        const char *name = names[i].text;
         uint8_t want[MLXD_SHA256_BYTES];
-        mlxd_layers_tensor_name(1, i, name);
         assert_string_equal(d[i].name, name);
         const mlxd_checkpoint_tensor *t = mlxd_checkpoint_find(m.file, name);
         assert_non_null(t);

@@ -80,7 +80,7 @@ static void open_model(struct model *m, const char *path, uint32_t positions) {
     assert_non_null(m->pool);
     check(mlxd_kernels_get(&kernels, NULL, &why), &why);
     check(mlxd_checkpoint_open(&m->file, path, &why), &why);
-    check(mlxd_config_read(&m->c, mlxd_checkpoint_gguf(m->file), &why), &why);
+    check(mlxd_config_read(&m->c, m->file, &why), &why);
     check(mlxd_vocab_open(&m->vocab, m->file, &m->c, kernels, m->pool, NULL, &why), &why);
     mlxd_layers_params p = {.checkpoint = m->file,
                             .config = &m->c,

@@ -6,7 +6,7 @@
 
 #include <stdatomic.h>
 
-#define Q4_K 12
+#define IQ2_XXS 16
 
 static mlxd_pool *pool;
 
@@ -365,7 +365,7 @@ static void what_does_not_fit_is_refused_by_name(void **state) {
     model_file_add(&file, "wide", MLXD_GGUF_TYPE_F32, (uint64_t[]){64, 2}, 2, &r);
     model_file_add(&file, "deep", MLXD_GGUF_TYPE_F32, (uint64_t[]){32, 2, 2}, 3, &r);
     model_file_add(&file, "deeper", MLXD_GGUF_TYPE_F32, (uint64_t[]){32, 2, 1, 2}, 4, &r);
-    model_file_add(&file, "odd", Q4_K, (uint64_t[]){256, 2}, 2, &r);
+    model_file_add(&file, "odd", IQ2_XXS, (uint64_t[]){256, 2}, 2, &r);
     model_file_add(&file, "small", MLXD_GGUF_TYPE_Q8_0, (uint64_t[]){32}, 1, &r);
     mlxd_checkpoint *f = model_file_open(model_file_write(&file, "refused.gguf"));
     refused(f, matrix_spec("gone", 2, 32, &m), MLXD_ERR_DATA, "is missing");
@@ -375,7 +375,7 @@ static void what_does_not_fit_is_refused_by_name(void **state) {
     refused(f, matrix_spec("wide", 64, 2, &m), MLXD_ERR_DATA, "expected [2, 64]");
     refused(f, matrix_spec("deep", 2, 32, &m), MLXD_ERR_DATA, "[32, 2, 2, 1]");
     refused(f, matrix_spec("deeper", 2, 32, &m), MLXD_ERR_DATA, "[32, 2, 1, 2]");
-    refused(f, matrix_spec("odd", 2, 256, &m), MLXD_ERR_UNSUPPORTED, "type Q4_K");
+    refused(f, matrix_spec("odd", 2, 256, &m), MLXD_ERR_UNSUPPORTED, "type IQ2_XXS");
     refused(f, vector_spec("wide", 64, &v), MLXD_ERR_DATA, "expected [64, 1]");
     refused(f, vector_spec("small", 32, &v), MLXD_ERR_UNSUPPORTED, "quantized type Q8_0");
     mlxd_checkpoint_close(f);

@@ -22,11 +22,12 @@ static uint64_t layer_bytes(struct coordinator *c, size_t i) {
     uint64_t bytes = 0;
     assert_true(mlxd_members_plan(c->members, plan));
     const mlxd_plan_share *s = &plan->shares[i];
-    for (size_t t = 0; t < mlxd_layers_tensors(s->first, s->end); t++) {
-        char name[MLXD_LIMIT_GGUF_NAME];
-        mlxd_layers_tensor_name(s->first, t, name);
-        bytes += mlxd_checkpoint_find(c->host.checkpoint, name)->bytes;
-    }
+    mlxd_tensor_name names[64];
+    size_t n = mlxd_layers_tensors(&c->host.config, s->first, s->end, NULL);
+    assert_in_range(n, 1, MLXD_COUNT_OF(names));
+    (void)mlxd_layers_tensors(&c->host.config, s->first, s->end, names);
+    for (size_t t = 0; t < n; t++)
+        bytes += mlxd_checkpoint_find(c->host.checkpoint, names[t].text)->bytes;
     mlxd_mem_free(plan);
     return bytes;
 }

@@ -255,19 +255,23 @@ static void say_hello(struct client *c, const mlxd_replica_spec *offer) {
     send_buf(c, &buf);
 }
 
+static size_t list_tensors(mlxd_tensor_name names[TENSORS_MAX]) {
+    size_t n = mlxd_layers_tensors(&host.config, FIRST, END, NULL);
+    assert_in_range(n, 1, TENSORS_MAX);
+    return mlxd_layers_tensors(&host.config, FIRST, END, names);
+}
+
 static void send_load(struct client *c) {
     Mlxd__TensorDigest digests[TENSORS_MAX], *pointers[TENSORS_MAX];
-    char names[TENSORS_MAX][MLXD_LIMIT_GGUF_NAME];
+    mlxd_tensor_name names[TENSORS_MAX];
     Mlxd__Load load = MLXD__LOAD__INIT;
     Mlxd__WorkRequest m = MLXD__WORK_REQUEST__INIT;
     mlxd_buf buf;
-    load.n_tensors = mlxd_layers_tensors(FIRST, END);
-    assert_true(load.n_tensors <= TENSORS_MAX);
+    load.n_tensors = list_tensors(names);
     for (size_t i = 0; i < load.n_tensors; i++) {
-        mlxd_layers_tensor_name(FIRST, i, names[i]);
-        const mlxd_tensor_digest *d = mlxd_manifest_find(&manifest, names[i]);
+        const mlxd_tensor_digest *d = mlxd_manifest_find(&manifest, names[i].text);
         mlxd__tensor_digest__init(&digests[i]);
-        digests[i].name = names[i];
+        digests[i].name = names[i].text;
         digests[i].sha256 =
             (ProtobufCBinaryData){MLXD_SHA256_BYTES, (uint8_t *)(uintptr_t)d->sha256};
         pointers[i] = &digests[i];
@@ -297,11 +301,9 @@ static void wait_closed(struct client *c, const char *text) {
 /* The head, and the tensors of layers FIRST to END. */
 static uint64_t all_bytes(void) {
     uint64_t bytes = spec.files[0].head_bytes;
-    for (size_t i = 0; i < mlxd_layers_tensors(FIRST, END); i++) {
-        char name[MLXD_LIMIT_GGUF_NAME];
-        mlxd_layers_tensor_name(FIRST, i, name);
-        bytes += mlxd_checkpoint_find(host.checkpoint, name)->bytes;
-    }
+    mlxd_tensor_name names[TENSORS_MAX];
+    for (size_t i = 0, n = list_tensors(names); i < n; i++)
+        bytes += mlxd_checkpoint_find(host.checkpoint, names[i].text)->bytes;
     return bytes;
 }
 

@@ -180,15 +180,16 @@ static void send_hello(struct client *c, uint64_t epoch) {
 static void send_load(struct client *c, uint32_t first, uint32_t end, uint32_t positions,
                       uint32_t kv_pages, size_t n_tensors) {
     Mlxd__TensorDigest digests[64], *pointers[64];
-    char names[64][MLXD_LIMIT_GGUF_NAME];
+    mlxd_tensor_name names[64];
     Mlxd__Load load = MLXD__LOAD__INIT;
     Mlxd__WorkRequest m = MLXD__WORK_REQUEST__INIT;
     assert_true(n_tensors <= 64);
+    if (n_tensors > 0)
+        assert_int_equal(mlxd_layers_tensors(&host.config, first, end, names), n_tensors);
     for (size_t i = 0; i < n_tensors; i++) {
-        mlxd_layers_tensor_name(first, i, names[i]);
-        const mlxd_tensor_digest *d = mlxd_manifest_find(&manifest, names[i]);
+        const mlxd_tensor_digest *d = mlxd_manifest_find(&manifest, names[i].text);
         mlxd__tensor_digest__init(&digests[i]);
-        digests[i].name = names[i];
+        digests[i].name = names[i].text;
         digests[i].sha256 = (ProtobufCBinaryData){
             MLXD_SHA256_BYTES, d ? (uint8_t *)(uintptr_t)d->sha256 : manifest.meta};
         pointers[i] = &digests[i];
@@ -259,7 +260,7 @@ static void open_ready(struct client *c, uint64_t epoch) {
     for (;;) {
         open_client(c);
         send_hello(c, epoch);
-        send_load(c, 1, 3, 64, 4, mlxd_layers_tensors(1, 3));
+        send_load(c, 1, 3, 64, 4, mlxd_layers_tensors(&host.config, 1, 3, NULL));
         while (!atomic_load(&c->loads) && !atomic_load(&c->closed) && mlxd_clock_now_ns() < until)
             nap_us(200);
         if (atomic_load(&c->loads))
@@ -281,7 +282,7 @@ static void test_wrong_order(void **state) {
     wait_closed(&c, "before layers are loaded");
     close_client(&c);
     open_client(&c);
-    send_load(&c, 1, 3, 64, 4, mlxd_layers_tensors(1, 3));
+    send_load(&c, 1, 3, 64, 4, mlxd_layers_tensors(&host.config, 1, 3, NULL));
     wait_closed(&c, "once, after hello");
     close_client(&c);
     open_client(&c);
@@ -290,7 +291,7 @@ static void test_wrong_order(void **state) {
     wait_closed(&c, "unexpected message");
     close_client(&c);
     open_ready(&c, 1);
-    send_load(&c, 1, 3, 64, 4, mlxd_layers_tensors(1, 3));
+    send_load(&c, 1, 3, 64, 4, mlxd_layers_tensors(&host.config, 1, 3, NULL));
     wait_closed(&c, "once, after hello");
     close_client(&c);
 }
@@ -310,7 +311,7 @@ static void test_impossible_loads(void **state) {
         {1, 2, 64, UINT32_MAX, 9, "MiB free"},
     };
     (void)state;
-    assert_int_equal(mlxd_layers_tensors(1, 2), 9);
+    assert_int_equal(mlxd_layers_tensors(&host.config, 1, 2, NULL), 9);
     for (size_t i = 0; i < MLXD_COUNT_OF(cases); i++) {
         struct client c;
         open_client(&c);
