@@ -213,6 +213,10 @@ const mlxd_layers *mlxd_cpu_layers(const mlxd_cpu *c) {
     return c->layers;
 }
 
+uint32_t mlxd_cpu_width(const mlxd_cpu *c) {
+    return c->width;
+}
+
 /* ---- stateless forward ---- */
 
 struct forward {

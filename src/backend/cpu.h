@@ -20,6 +20,8 @@ mlxd_err mlxd_cpu_open(mlxd_cpu **out, const mlxd_cpu_params *p, mlxd_why *why) 
 void mlxd_cpu_close(mlxd_cpu *c);
 mlxd_stage *mlxd_cpu_stage(mlxd_cpu *c);
 const mlxd_layers *mlxd_cpu_layers(const mlxd_cpu *c);
+/* Hidden size. */
+uint32_t mlxd_cpu_width(const mlxd_cpu *c);
 
 /* Drops that wait behind steps: a caller that passes them on from others bounds them. */
 uint32_t mlxd_cpu_drops_waiting(const mlxd_cpu *c);

@@ -22,6 +22,7 @@
 #define MLXD_LIMIT_TENSORS (256u << 10)   /* of a checkpoint, each expert's counted */
 #define MLXD_LIMIT_SAFETENSORS_DIMS 8
 #define MLXD_LIMIT_MODEL_FILES 1024           /* parts of one checkpoint */
+#define MLXD_LIMIT_FILE_NAME 256              /* of a part, with NUL */
 #define MLXD_LIMIT_DIRECTORY (16u << 10)      /* entries of a model's directory */
 #define MLXD_LIMIT_DOCUMENT_BYTES (64u << 20) /* config.json, tokenizer.json ... */
 #define MLXD_LIMIT_EXPERTS 4096
@@ -92,6 +93,7 @@
 #define MLXD_LIMIT_GRPC_MESSAGE (1u << 30)         /* contract's cap for one message */
 #define MLXD_LIMIT_GRPC_STREAM_MESSAGE (64u << 20) /* one message of our own stream */
 #define MLXD_LIMIT_WIRE_HEADER (2u << 20)        /* a StageService message without hidden states */
+#define MLXD_LIMIT_SHARD_CHUNK (4u << 20)        /* bytes of a model file in one message */
 #define MLXD_LIMIT_GRPC_PEER_BYTES (2147483647u) /* held for one peer by concurrent calls */
 #define MLXD_LIMIT_GRPC_STREAMS 100              /* concurrent streams of one connection */
 #define MLXD_LIMIT_GRPC_PEER_WAITING 64          /* calls of one peer waiting for its budget */

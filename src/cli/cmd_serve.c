@@ -81,6 +81,9 @@ static void fill_device(mlxd_device_view *d, const mlxd_member_view *m, uint64_t
     snprintf(d->hostname, sizeof d->hostname, "%.*s",
              colon ? (int)(colon - m->address) : (int)strlen(m->address), m->address);
     d->port = colon ? (uint16_t)strtoul(colon + 1, NULL, 10) : 0;
+    d->shard_bytes = m->shard_bytes;
+    if (m->state == MLXD_MEMBER_LOADING && m->fetching)
+        mlxd_node_say_fetching(&d->why, m->first, m->end, m->load_done, m->load_total);
     d->load_done = m->load_total ? (double)m->load_done / (double)m->load_total : 0;
     d->last_seen_ns = m->local ? now : m->pulse.last_ns;
     d->rtt_ns = m->pulse.rtt_ns;
@@ -157,13 +160,20 @@ static mlxd_health_status serving(void *ctx) {
 }
 
 static mlxd_err forward(void *ctx, uint32_t first, uint32_t end, float *hidden, uint32_t n,
-                        mlxd_forward_done *done, void *done_ctx) {
+                        uint32_t width, mlxd_forward_done *done, void *done_ctx) {
     struct node *node = ctx;
     mlxd_members *members = atomic_load(&node->members);
     if (!members)
         return MLXD_ERR_STATE;
-    return mlxd_forward_submit(mlxd_members_forward(members), first, end, hidden, n, done,
+    return mlxd_forward_submit(mlxd_members_forward(members), first, end, hidden, n, width, done,
                                done_ctx);
+}
+
+static bool model_shape(void *ctx, uint32_t *hidden, uint32_t *layers) {
+    const struct node *node = ctx;
+    *hidden = node->host.config.hidden;
+    *layers = node->host.config.layers;
+    return true;
 }
 
 static void fill_status(void *ctx, mlxd_tensor_view *out) {
@@ -351,9 +361,9 @@ static mlxd_err open_grpc(struct node *node, mlxd_why *why) {
     for (size_t i = 0; i < MLXD_COUNT_OF(names) && !err; i++)
         err = mlxd_health_add(&node->health, names[i], serving, node);
     mlxd_tensor_service_params t = {.device = node->n.device,
-                                    .hidden = node->host.config.hidden,
-                                    .layers = node->host.config.layers,
+                                    .hidden_max = node->host.config.hidden,
                                     .forward = forward,
+                                    .shape = model_shape,
                                     .forward_ctx = node,
                                     .view = fill_status,
                                     .view_ctx = node};

@@ -6,6 +6,7 @@
 #include "cli/node_options.h"
 #include "cluster/tensor_service.h"
 #include "cluster/worker.h"
+#include "model/shelf.h"
 #include "net/health.h"
 #include "serve/api.h"
 #include "serve/host.h"
@@ -18,6 +19,7 @@ struct node {
     const mlxd_options *o;
     mlxd_node_options n;
     mlxd_host host;
+    char shards[MLXD_SHELF_PATH]; /* without a model */
     mlxd_rpc_runtime *rpc;
     mlxd_worker *worker;
     mlxd_tensor_service *tensors;
@@ -36,14 +38,14 @@ static void fill_view(void *ctx, mlxd_node_view *v) {
     mlxd_worker_status s;
     mlxd_worker_get_status(node->worker, &s);
     *v = (mlxd_node_view){.rest_port = (uint16_t)atomic_load(&node->rest_port),
-                          .layers = node->host.config.layers,
+                          .layers = s.layers,
                           .context = s.positions,
                           .threads = mlxd_driver_threads(node->host.driver),
                           .started_ns = node->started_ns,
                           .n_devices = 1};
     snprintf(v->device, sizeof v->device, "%s", node->n.device);
     snprintf(v->hostname, sizeof v->hostname, "%s", node->n.hostname);
-    snprintf(v->model, sizeof v->model, "%s", node->host.config.name);
+    snprintf(v->model, sizeof v->model, "%s", s.model);
     snprintf(v->isa, sizeof v->isa, "%s", node->host.kernels->isa);
     /* A worker is ready to work when it can take a coordinator: it must not be restarted or taken
      * out of service because its coordinator is away. */
@@ -51,7 +53,10 @@ static void fill_view(void *ctx, mlxd_node_view *v) {
     v->degraded = s.state != MLXD_WORKER_READY;
     if (s.state == MLXD_WORKER_WAITING)
         (void)mlxd_fail(&v->why, MLXD_ERR_STATE, "no coordinator is connected");
-    if (s.state == MLXD_WORKER_LOADING)
+    if (s.state == MLXD_WORKER_LOADING && s.fetching)
+        mlxd_node_say_fetching(&v->why, s.assigned_first, s.assigned_end, s.load_done,
+                               s.load_total);
+    else if (s.state == MLXD_WORKER_LOADING)
         (void)mlxd_fail(&v->why, MLXD_ERR_STATE, "layers are loading");
     mlxd_device_view *d = &v->devices[0];
     memcpy(d->device, v->device, sizeof d->device);
@@ -68,6 +73,7 @@ static void fill_view(void *ctx, mlxd_node_view *v) {
     d->compute_ns = s.stats.compute_ns;
     d->memory_bytes = s.stats.memory_bytes;
     d->rss_bytes = mlxd_os_rss();
+    d->shard_bytes = s.received_bytes;
     d->load_done = s.load_total ? (double)s.load_done / (double)s.load_total : 0;
 }
 
@@ -77,10 +83,20 @@ static mlxd_health_status always_serving(void *ctx) {
 }
 
 static mlxd_err forward(void *ctx, uint32_t first, uint32_t end, float *hidden, uint32_t n,
-                        mlxd_forward_done *done, void *done_ctx) {
+                        uint32_t width, mlxd_forward_done *done, void *done_ctx) {
     struct node *node = ctx;
-    return mlxd_forward_submit(mlxd_worker_forward(node->worker), first, end, hidden, n, done,
-                               done_ctx);
+    return mlxd_forward_submit(mlxd_worker_forward(node->worker), first, end, hidden, n, width,
+                               done, done_ctx);
+}
+
+/* None while layers are fetched: a pass would wait for them, perhaps for hours. */
+static bool model_shape(void *ctx, uint32_t *hidden, uint32_t *layers) {
+    struct node *node = ctx;
+    mlxd_worker_status s;
+    mlxd_worker_get_status(node->worker, &s);
+    *hidden = s.hidden;
+    *layers = s.layers;
+    return s.layers > 0 && !s.fetching;
 }
 
 static void fill_status(void *ctx, mlxd_tensor_view *out) {
@@ -90,6 +106,7 @@ static void fill_status(void *ctx, mlxd_tensor_view *out) {
     *out = (mlxd_tensor_view){.healthy = true, .n_devices = 1};
     snprintf(out->text.text, sizeof out->text.text, "%s",
              s.state == MLXD_WORKER_READY     ? "ready"
+             : s.fetching                     ? "downloading layers"
              : s.state == MLXD_WORKER_LOADING ? "loading layers"
                                               : "waiting for a coordinator");
     snprintf(out->coordinator, sizeof out->coordinator, "%s", s.coordinator);
@@ -105,16 +122,43 @@ static void fill_status(void *ctx, mlxd_tensor_view *out) {
 
 /* ---- start ---- */
 
+/* Where the layers go that the coordinator sends, and what is there. */
+static mlxd_err open_shards(struct node *node, mlxd_why *why) {
+    const mlxd_options *o = node->o;
+    mlxd_shelf_usage usage;
+    mlxd_err err = MLXD_OK;
+    if (!o->shards[0])
+        err = mlxd_shelf_default(node->shards, why);
+    else if (strlen(o->shards) >= sizeof node->shards)
+        err = mlxd_fail(why, MLXD_ERR_CONFIG, "--shards: the path is too long");
+    else
+        snprintf(node->shards, sizeof node->shards, "%s", o->shards);
+    if (!err)
+        err = mlxd_shelf_get_usage(node->shards, &usage, why);
+    if (!err)
+        mlxd_log(MLXD_LOG_INFO, "worker",
+                 "no model file: layers come from the coordinator and are kept in %s, which holds "
+                 "%.1f MB of %zu models",
+                 node->shards, (double)usage.bytes / 1e6, usage.models);
+    return err;
+}
+
 static mlxd_err open_model(struct node *node, mlxd_why *why) {
     const mlxd_options *o = node->o;
-    mlxd_host_params p = {
-        .path = o->model, .threads = (unsigned)o->threads, .pin = o->pin, .cpu = o->cpu};
+    mlxd_host_params p = {.path = o->model[0] ? o->model : NULL,
+                          .threads = (unsigned)o->threads,
+                          .pin = o->pin,
+                          .cpu = o->cpu};
     mlxd_err err = mlxd_host_open(&node->host, &p, why);
+    if (!err && !p.path)
+        err = open_shards(node, why);
     if (err)
         return err;
     node->speed = mlxd_host_speed(&node->host);
     mlxd_worker_params w = {.checkpoint = node->host.checkpoint,
                             .config = &node->host.config,
+                            .shards = p.path ? NULL : node->shards,
+                            .shards_bytes_max = o->shards_max * 1000000000,
                             .kernels = node->host.kernels,
                             .driver = node->host.driver,
                             .device = node->n.device,
@@ -131,9 +175,11 @@ static mlxd_err open_grpc(struct node *node, mlxd_why *why) {
     for (size_t i = 0; i < MLXD_COUNT_OF(names) && !err; i++)
         err = mlxd_health_add(&node->health, names[i], always_serving, node);
     mlxd_tensor_service_params t = {.device = node->n.device,
-                                    .hidden = node->host.config.hidden,
-                                    .layers = node->host.config.layers,
+                                    .hidden_max = node->host.checkpoint
+                                                      ? node->host.config.hidden
+                                                      : (uint32_t)MLXD_LIMIT_HIDDEN,
                                     .forward = forward,
+                                    .shape = model_shape,
                                     .forward_ctx = node,
                                     .view = fill_status,
                                     .view_ctx = node};

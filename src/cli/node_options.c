@@ -133,7 +133,7 @@ mlxd_err mlxd_node_options_open(mlxd_node_options *n, const mlxd_options *o, mlx
     err = read_role(o, role, why);
     if (!err && o->n_args > 0)
         err = mlxd_fail(why, MLXD_ERR_USAGE, "unexpected argument \"%.40s\"", o->args[0]);
-    if (!err && !o->model[0])
+    if (!err && !o->model[0] && role == MLXD_ROLE_COORDINATOR)
         err = mlxd_fail(why, MLXD_ERR_USAGE, "no model: give -m FILE (or MLXD_MODEL)");
     if (!err)
         err = check_open_doors(o, why);

@@ -74,6 +74,8 @@ typedef struct mlxd_options {
     mlxd_option_list layers;  /* device:first-last */
     mlxd_option_list allowed_hosts;
     uint64_t worker_timeout_ms;
+    const char *shards;  /* directory; "": the default */
+    uint64_t shards_max; /* GB; 0: no limit */
     /* REST */
     const char *api_key_file;
     bool no_auth, metrics_public;

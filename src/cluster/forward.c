@@ -16,7 +16,7 @@ struct mlxd_forward {
 
 struct job {
     mlxd_forward *forward;
-    uint32_t first, end, n;
+    uint32_t first, end, n, width;
     float *hidden;
     mlxd_forward_done *done;
     void *ctx;
@@ -45,22 +45,28 @@ static void run(mlxd_pool *pool, void *a, void *b) {
     mlxd_why why = {0};
     (void)pool;
     (void)b;
-    mlxd_err err = cpu ? mlxd_cpu_forward(cpu, j->first, j->end, j->hidden, j->n, &why)
-                       : mlxd_fail(&why, MLXD_ERR_STATE, "no layers are loaded on this device");
+    mlxd_err err;
+    if (!cpu)
+        err = mlxd_fail(&why, MLXD_ERR_STATE, "no layers are loaded on this device");
+    else if (mlxd_cpu_width(cpu) != j->width)
+        err = mlxd_fail(&why, MLXD_ERR_STATE, "the model is another one now, of hidden size %u",
+                        mlxd_cpu_width(cpu));
+    else
+        err = mlxd_cpu_forward(cpu, j->first, j->end, j->hidden, j->n, &why);
     atomic_fetch_sub(&f->queued, 1);
     j->done(j->ctx, err, &why);
     mlxd_mem_free(j);
 }
 
 mlxd_err mlxd_forward_submit(mlxd_forward *f, uint32_t first, uint32_t end, float *hidden,
-                             uint32_t n, mlxd_forward_done *done, void *ctx) {
+                             uint32_t n, uint32_t width, mlxd_forward_done *done, void *ctx) {
     bool room = atomic_fetch_add(&f->queued, 1) < QUEUED_MAX;
     struct job *j = room ? mlxd_mem_new(1, sizeof *j) : NULL;
     if (!j) {
         atomic_fetch_sub(&f->queued, 1);
         return room ? MLXD_ERR_NOMEM : MLXD_ERR_FULL;
     }
-    *j = (struct job){f, first, end, n, hidden, done, ctx};
+    *j = (struct job){f, first, end, n, width, hidden, done, ctx};
     mlxd_driver_post(f->background, (mlxd_job){run, j, NULL});
     return MLXD_OK;
 }

@@ -16,10 +16,11 @@ mlxd_err mlxd_forward_open(mlxd_forward **out, mlxd_driver *background, mlxd_cpu
 void mlxd_forward_close(mlxd_forward *f);
 
 typedef void mlxd_forward_done(void *ctx, mlxd_err err, const mlxd_why *why);
-/* Runs layers [first, end) on hidden [n][hidden size], in place, and calls done(ctx, err, why) on
- * the background thread. `hidden` is lent until then. STATE: layers that are not here. FULL: too
- * much is queued already; NOMEM. Any thread. */
+/* Runs layers [first, end) on hidden [n][width], in place, and calls done(ctx, err, why) on the
+ * background thread. `hidden` is lent until then. STATE: layers that are not here, or of a model of
+ * another hidden size. FULL: too much is queued already; NOMEM. Any thread. */
 mlxd_err mlxd_forward_submit(mlxd_forward *f, uint32_t first, uint32_t end, float *hidden,
-                             uint32_t n, mlxd_forward_done *done, void *ctx) MLXD_MUST_CHECK;
+                             uint32_t n, uint32_t width, mlxd_forward_done *done,
+                             void *ctx) MLXD_MUST_CHECK;
 
 #endif

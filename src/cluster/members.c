@@ -14,8 +14,9 @@
 #define RETRY_MIN_NS (50 * MLXD_NS_PER_MS)
 #define RETRY_MAX_NS (5 * MLXD_NS_PER_S)
 #define NOTES_MAX 1024
-#define ANSWER_MS 3000         /* for the first beat: connecting and the TLS handshake come first */
-#define STALL_NS (5 * BEAT_NS) /* a tick that is so late says nothing about the workers */
+#define ANSWER_MS 3000 /* for the first beat: connecting and the TLS handshake come first */
+#define SAY_NS (10 * MLXD_NS_PER_S) /* between two lines of the log about a download */
+#define STALL_NS (5 * BEAT_NS)      /* a tick that is so late says nothing about the workers */
 
 struct member {
     mlxd_member_view view; /* under lock where others read it; written by the members' thread */
@@ -25,6 +26,7 @@ struct member {
     bool was_ready;        /* at least once since start */
     uint64_t retry_ns;     /* when to dial next */
     uint64_t backoff_ns;
+    uint64_t said_ns; /* when its download was logged last */
 };
 
 /* Notes are those of links, and the end of loading here (link 0). Notes of a link are few but for
@@ -33,6 +35,7 @@ struct member {
 struct mlxd_members {
     mlxd_members_params p;
     mlxd_driver *background; /* loads the local layers */
+    mlxd_source *source;     /* for workers without a model; NULL: there can be none */
     mlxd_forward *forward;
     mlxd_queue *notes;
     mlxd_thread thread;
@@ -68,6 +71,8 @@ size_t mlxd_members_view(mlxd_members *m, mlxd_member_view out[MLXD_LIMIT_NODES]
             mlxd_remote_pulse(m->members[i].remote, &pulse);
         if (pulse.answered)
             out[i].pulse = pulse;
+        if (m->members[i].remote)
+            out[i].shard_bytes += mlxd_remote_shard_bytes(m->members[i].remote);
     }
     if (m->cpu)
         mlxd_cpu_stats_get(m->cpu, &out[0].cpu);
@@ -266,6 +271,7 @@ static void dial(mlxd_members *m, struct member *b) {
                             .version = m->p.version,
                             .config = m->p.config,
                             .manifest = m->p.manifest,
+                            .source = m->source,
                             .epoch = m->epoch,
                             .link = ++m->links,
                             .note = on_note,
@@ -312,6 +318,7 @@ static void lose(mlxd_members *m, struct member *b, mlxd_err err, const mlxd_why
     mlxd_mutex_lock(&m->lock);
     if (pulse.answered) /* what the last beat said stays to be seen */
         b->view.pulse = pulse;
+    b->view.shard_bytes += mlxd_remote_shard_bytes(r);
     b->remote = NULL;
     mlxd_mutex_unlock(&m->lock);
     mlxd_remote_close(r);
@@ -340,6 +347,21 @@ static void set_ready(mlxd_members *m, struct member *b) {
     mlxd_log(MLXD_LOG_INFO, "cluster", "%s ready", b->view.device);
 }
 
+static void note_progress(mlxd_members *m, struct member *b, const mlxd_remote_note *n) {
+    uint64_t now = mlxd_clock_now_ns();
+    mlxd_mutex_lock(&m->lock);
+    b->view.load_done = n->done;
+    b->view.load_total = n->total;
+    b->view.fetching = n->fetching;
+    mlxd_mutex_unlock(&m->lock);
+    if (!n->fetching || now - b->said_ns < SAY_NS)
+        return;
+    b->said_ns = now;
+    mlxd_log(MLXD_LOG_INFO, "cluster", "%s is downloading layers %u..%u: %.1f of %.1f MB",
+             b->view.device, b->view.first, b->view.end - 1, (double)n->done / 1e6,
+             (double)n->total / 1e6);
+}
+
 static void handle_note(mlxd_members *m, const mlxd_remote_note *n) {
     struct member *b = n->link ? find_member(m, n->link) : &m->members[0];
     if (!b)
@@ -350,16 +372,15 @@ static void handle_note(mlxd_members *m, const mlxd_remote_note *n) {
         b->view.facts = n->facts;
         mlxd_mutex_unlock(&m->lock);
         b->greeted = true;
-        mlxd_log(MLXD_LOG_INFO, "cluster", "%s connected: %llu MiB free, %.1f GB/s, %u threads, %s",
-                 b->view.device, (unsigned long long)(n->facts.memory_available >> 20),
-                 n->facts.speed / 1e9, n->facts.threads, n->facts.isa);
+        mlxd_log(MLXD_LOG_INFO, "cluster",
+                 "%s connected: %llu MiB free, %.1f GB/s, %u threads, %s%s", b->view.device,
+                 (unsigned long long)(n->facts.memory_available >> 20), n->facts.speed / 1e9,
+                 n->facts.threads, n->facts.isa,
+                 n->facts.takes_shards ? "; it gets its layers from here" : "");
         set_state(m, b, MLXD_MEMBER_WAITING, NULL);
         break;
     case MLXD_REMOTE_PROGRESS:
-        mlxd_mutex_lock(&m->lock);
-        b->view.load_done = n->done;
-        b->view.load_total = n->total;
-        mlxd_mutex_unlock(&m->lock);
+        note_progress(m, b, n);
         break;
     case MLXD_REMOTE_LOADED:
         if (n->err) {
@@ -369,6 +390,7 @@ static void handle_note(mlxd_members *m, const mlxd_remote_note *n) {
         mlxd_mutex_lock(&m->lock);
         b->view.memory_bytes = n->memory_bytes;
         b->view.load_done = b->view.load_total;
+        b->view.fetching = false;
         mlxd_mutex_unlock(&m->lock);
         set_ready(m, b);
         break;
@@ -387,7 +409,9 @@ static void begin_load(mlxd_members *m, size_t i) {
     b->view.first = s->first;
     b->view.end = s->end;
     b->view.load_done = b->view.load_total = 0;
+    b->view.fetching = false;
     mlxd_mutex_unlock(&m->lock);
+    b->said_ns = mlxd_clock_now_ns();
     if (s->end == 0) {
         set_ready(m, b);
         return;
@@ -508,6 +532,17 @@ mlxd_forward *mlxd_members_forward(mlxd_members *m) {
     return m->forward;
 }
 
+/* Without it only workers that have the model are of use, and they say so. */
+static mlxd_err open_source(mlxd_members *m, mlxd_why *why) {
+    if (m->p.n_workers == 0)
+        return MLXD_OK;
+    mlxd_err err = mlxd_source_open(&m->source, m->p.checkpoint, m->p.manifest, why);
+    if (err != MLXD_ERR_INVALID && err != MLXD_ERR_UNSUPPORTED)
+        return err;
+    mlxd_log(MLXD_LOG_WARN, "cluster", "the model is not given out to workers: %s", why->text);
+    return MLXD_OK;
+}
+
 mlxd_err mlxd_members_open(mlxd_members **out, const mlxd_members_params *p, mlxd_why *why) {
     MLXD_ASSERT(p->n_workers < MLXD_LIMIT_NODES && p->parallel > 0);
     uint64_t tokens_fit = (MLXD_LIMIT_GRPC_STREAM_MESSAGE - MLXD_LIMIT_WIRE_HEADER) /
@@ -533,6 +568,8 @@ mlxd_err mlxd_members_open(mlxd_members **out, const mlxd_members_params *p, mlx
         err = mlxd_driver_open(&m->background, 1, why);
     if (!err)
         err = mlxd_forward_open(&m->forward, m->background, local_cpu, m, why);
+    if (!err)
+        err = open_source(m, why);
     if (err) {
         mlxd_members_close(m);
         return err == MLXD_ERR_NOMEM ? mlxd_fail(why, err, "out of memory") : err;
@@ -566,6 +603,7 @@ void mlxd_members_close(mlxd_members *m) {
     }
     for (size_t i = 1; m->members && i < m->count; i++)
         mlxd_remote_close(m->members[i].remote);
+    mlxd_source_close(m->source);
     mlxd_driver_close(m->background); /* a load that still runs */
     mlxd_forward_close(m->forward);
     mlxd_cpu_close(m->cpu);

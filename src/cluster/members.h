@@ -78,8 +78,10 @@ typedef struct mlxd_member_view {
     mlxd_pulse pulse;    /* of a worker; zeros when never reached */
     mlxd_cpu_stats cpu;  /* of this device; zeros before it has loaded */
     mlxd_remote_facts facts;
+    bool fetching; /* LOADING: not yet loading, but downloading */
     uint64_t load_done, load_total, memory_bytes;
-    uint64_t reconnects; /* times it was ready again after it had been lost */
+    uint64_t shard_bytes; /* of model files that were sent to it */
+    uint64_t reconnects;  /* times it was ready again after it had been lost */
 } mlxd_member_view;
 
 /* Members, this device first; at most MLXD_LIMIT_NODES. Any thread. Returns the number. */

@@ -31,6 +31,7 @@ struct mlxd_remote {
     uint32_t width;
     mlxd_rpc_channel *work_channel, *beat_channel;
     mlxd_rpc_stream *work, *beat;
+    mlxd_source_link shards;
     mlxd_mutex lock;
     /* under lock */
     struct flight flights[FLIGHTS_MAX];
@@ -135,14 +136,19 @@ static void submit(mlxd_stage *stage, mlxd_step *step, bool last) {
                                               : "the connection is gone");
 }
 
+/* Sends what is in `buf`, which is freed. */
+static void send_buf(mlxd_remote *r, mlxd_buf *buf) {
+    mlxd_rpc_part part = {.bytes = {buf->data, buf->len}};
+    if (buf->failed || mlxd_rpc_stream_send(r->work, &part, 1))
+        mlxd_remote_fail(r, MLXD_ERR_PEER, "the connection is gone");
+    mlxd_buf_deinit(buf);
+}
+
 static void send_request(mlxd_remote *r, const Mlxd__WorkRequest *m) {
     mlxd_buf buf;
     mlxd_buf_init(&buf, 0);
     mlxd_wire_request(&buf, m);
-    mlxd_rpc_part part = {.bytes = {buf.data, buf.len}};
-    if (buf.failed || mlxd_rpc_stream_send(r->work, &part, 1))
-        mlxd_remote_fail(r, MLXD_ERR_PEER, "the connection is gone");
-    mlxd_buf_deinit(&buf);
+    send_buf(r, &buf);
 }
 
 static void drop(mlxd_stage *stage, uint64_t session) {
@@ -199,8 +205,9 @@ static void on_hello(mlxd_remote *r, const Mlxd__HelloReply *m) {
         mlxd_remote_fail(r, MLXD_ERR_STATE, note.why.text);
         return;
     }
-    if (m->meta_sha256.len != MLXD_SHA256_BYTES ||
-        !mlxd_digest_eq(m->meta_sha256.data, r->p.manifest->meta, MLXD_SHA256_BYTES)) {
+    if (!m->takes_shards &&
+        (m->meta_sha256.len != MLXD_SHA256_BYTES ||
+         !mlxd_digest_eq(m->meta_sha256.data, r->p.manifest->meta, MLXD_SHA256_BYTES))) {
         mlxd_remote_fail(r, MLXD_ERR_STATE,
                          "the model files differ: it has another configuration, tokenizer or "
                          "template");
@@ -216,7 +223,8 @@ static void on_hello(mlxd_remote *r, const Mlxd__HelloReply *m) {
                                      .speed = m->speed,
                                      .threads = m->threads,
                                      .first = m->first,
-                                     .end = m->end};
+                                     .end = m->end,
+                                     .takes_shards = m->takes_shards};
     snprintf(note.facts.isa, sizeof note.facts.isa, "%s", m->isa);
     snprintf(note.facts.version, sizeof note.facts.version, "%s", m->version);
     tell(r, &note);
@@ -268,9 +276,31 @@ static void on_loaded(mlxd_remote *r, const Mlxd__Loaded *m) {
 }
 
 static void on_progress(mlxd_remote *r, const Mlxd__LoadProgress *m) {
-    mlxd_remote_note note = {.event = MLXD_REMOTE_PROGRESS, .done = m->done, .total = m->total};
+    mlxd_remote_note note = {
+        .event = MLXD_REMOTE_PROGRESS, .done = m->done, .total = m->total, .fetching = m->fetching};
     if (advance(r, LOADING, LOADING, "progress"))
         tell(r, &note);
+}
+
+/* ---- shards ---- */
+
+static void on_fetch(mlxd_remote *r, const Mlxd__Fetch *m) {
+    mlxd_why why = {0};
+    if (!advance(r, LOADING, LOADING, "fetch"))
+        return;
+    mlxd_err err = r->p.source ? mlxd_source_fetch(r->p.source, &r->shards, m, &why)
+                               : mlxd_fail(&why, MLXD_ERR_PROTO, "the model is not given out");
+    if (err)
+        mlxd_remote_fail(r, err, why.text);
+}
+
+/* A file of ours cannot be read. */
+static void on_source_failed(void *ctx, mlxd_err err, const mlxd_why *why) {
+    mlxd_remote_fail(ctx, err, why->text);
+}
+
+uint64_t mlxd_remote_shard_bytes(const mlxd_remote *r) {
+    return atomic_load(&r->shards.sent);
 }
 
 static void on_work_message(void *ctx, mlxd_rpc_stream *s, mlxd_rpc_msg *msg) {
@@ -288,6 +318,8 @@ static void on_work_message(void *ctx, mlxd_rpc_stream *s, mlxd_rpc_msg *msg) {
         on_step_reply(r, m->step, hidden);
     else if (m->body_case == MLXD__WORK_REPLY__BODY_PROGRESS)
         on_progress(r, m->progress);
+    else if (m->body_case == MLXD__WORK_REPLY__BODY_FETCH)
+        on_fetch(r, m->fetch);
     else if (m->body_case == MLXD__WORK_REPLY__BODY_HELLO)
         on_hello(r, m->hello);
     else if (m->body_case == MLXD__WORK_REPLY__BODY_LOADED)
@@ -367,16 +399,16 @@ void mlxd_remote_pulse(mlxd_remote *r, mlxd_pulse *out) {
 
 static void say_hello(mlxd_remote *r) {
     Mlxd__Hello hello = MLXD__HELLO__INIT;
-    Mlxd__WorkRequest m = MLXD__WORK_REQUEST__INIT;
+    mlxd_buf buf;
     hello.protocol = MLXD_WIRE_PROTOCOL;
     hello.version = (char *)(uintptr_t)r->p.version;
     hello.device = (char *)(uintptr_t)r->p.self;
     hello.epoch = r->p.epoch;
     hello.meta_sha256 =
         (ProtobufCBinaryData){MLXD_SHA256_BYTES, (uint8_t *)(uintptr_t)r->p.manifest->meta};
-    m.body_case = MLXD__WORK_REQUEST__BODY_HELLO;
-    m.hello = &hello;
-    send_request(r, &m);
+    mlxd_buf_init(&buf, 0);
+    mlxd_wire_hello(&buf, &hello, r->p.source ? mlxd_source_spec(r->p.source) : NULL);
+    send_buf(r, &buf);
 }
 
 static mlxd_err open_channels(mlxd_remote *r, mlxd_why *why) {
@@ -398,6 +430,7 @@ static mlxd_err open_channels(mlxd_remote *r, mlxd_why *why) {
         .events = {.on_message = on_work_message, .on_close = on_work_close},
         .limits = {.send_bytes_max = MLXD_WIRE_UNSENT_MAX}};
     err = mlxd_rpc_stream_open(&r->work, r->work_channel, &work, why);
+    r->shards.stream = r->work;
     mlxd_rpc_stream_options beat = {.path = MLXD_WIRE_BEAT,
                                     .deadline_ns = UINT64_MAX,
                                     .ctx = r,
@@ -415,6 +448,8 @@ mlxd_err mlxd_remote_open(mlxd_remote **out, const mlxd_remote_params *p, mlxd_w
     r->p = *p;
     r->width = p->config->hidden;
     r->stage.ops = &ops;
+    r->shards.failed = on_source_failed;
+    r->shards.ctx = r;
     snprintf(r->stage.device, sizeof r->stage.device, "%s", p->device);
     r->pulse.last_ns = mlxd_clock_now_ns();
     mlxd_err err = open_channels(r, why);
@@ -433,6 +468,8 @@ void mlxd_remote_close(mlxd_remote *r) {
     /* Closing a channel waits for the last callback of its streams. */
     mlxd_rpc_channel_close(r->beat_channel);
     mlxd_rpc_channel_close(r->work_channel);
+    if (r->p.source)
+        mlxd_source_drop(r->p.source, &r->shards);
     if (r->beat)
         mlxd_rpc_stream_close(r->beat);
     if (r->work)

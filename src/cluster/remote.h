@@ -6,6 +6,9 @@
  *
  *   open -> HELLO (facts) -> load() -> PROGRESS* -> LOADED -> steps ... -> LOST
  *
+ * Between load and LOADED a worker without a model file may fetch pieces of ours, which the source
+ * sends.
+ *
  * HELLO, LOADED, LOST come at most once, in this order, whatever the worker sends: what comes out
  * of turn ends the link. A note names its link by a number, because notes of a link may still be
  * queued when it is closed and another one has got its memory.
@@ -17,6 +20,7 @@
 #define MLXD_CLUSTER_REMOTE_H
 
 #include "backend/stage.h"
+#include "cluster/source.h"
 #include "model/manifest.h"
 #include "net/transport.h"
 
@@ -24,7 +28,7 @@ typedef struct mlxd_remote mlxd_remote;
 
 typedef enum mlxd_remote_event {
     MLXD_REMOTE_HELLO,    /* facts are known */
-    MLXD_REMOTE_PROGRESS, /* done and total bytes of loading */
+    MLXD_REMOTE_PROGRESS, /* done and total bytes of downloading or loading */
     MLXD_REMOTE_LOADED,   /* layers loaded and compared: steps may be submitted */
     MLXD_REMOTE_LOST,     /* the link is dead; every step in flight has failed with PEER */
 } mlxd_remote_event;
@@ -35,6 +39,7 @@ typedef struct mlxd_remote_facts {
     double speed;                            /* bytes of weights per second */
     uint32_t threads;
     uint32_t first, end; /* layers it has loaded already */
+    bool takes_shards;   /* it has no model file */
     char isa[16], version[32];
 } mlxd_remote_facts;
 
@@ -43,6 +48,7 @@ typedef struct mlxd_remote_note {
     mlxd_remote_event event;
     mlxd_remote_facts facts;
     uint64_t done, total;
+    bool fetching;         /* PROGRESS: of downloading */
     uint64_t memory_bytes; /* LOADED */
     mlxd_err err;          /* LOST: PEER when it may come back, STATE when it refuses us */
     mlxd_why why;
@@ -57,6 +63,7 @@ typedef struct mlxd_remote_params {
     const char *version;
     const mlxd_config *config;
     const mlxd_manifest *manifest;
+    mlxd_source *source; /* NULL: the model is not given out */
     uint64_t epoch;
     uint64_t link; /* name of this link in its notes; not 0 */
     void (*note)(void *ctx, const mlxd_remote_note *note);
@@ -73,6 +80,8 @@ mlxd_err mlxd_remote_load(mlxd_remote *r, uint32_t first, uint32_t end, uint32_t
                           uint32_t tokens_max, uint32_t kv_pages, mlxd_why *why) MLXD_MUST_CHECK;
 /* After LOADED: the stage of this link. Lent. */
 mlxd_stage *mlxd_remote_stage(mlxd_remote *r);
+/* Bytes of model files that were sent to it. Any thread. */
+uint64_t mlxd_remote_shard_bytes(const mlxd_remote *r);
 /* Ends the link: LOST follows with this reason. Any thread. */
 void mlxd_remote_fail(mlxd_remote *r, mlxd_err err, const char *reason);
 

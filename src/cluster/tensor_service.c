@@ -54,7 +54,7 @@ struct pass {
     mlxd_rpc_msg *msg;        /* until it starts */
     mlxd_tensor_block *block; /* from then on: hidden states [n][hidden size] */
     mlxd_tensor tensor;       /* the input's shape; its data while msg is there */
-    uint32_t first, end, n;
+    uint32_t first, end, n, width;
     size_t id_len;
     uint8_t id[MLXD_LIMIT_TENSOR_ID]; /* of the output */
     mlxd_err err;                     /* of the result */
@@ -267,8 +267,8 @@ static void shape_text(const mlxd_tensor *t, char *out, size_t size) {
 }
 
 /* The hidden states: float32 [n][hidden] or [1][n][hidden], finite. */
-static mlxd_err check_input(const mlxd_tensor_service *s, const struct send_fields *input,
-                            uint32_t *n, mlxd_why *why) {
+static mlxd_err check_input(const struct send_fields *input, uint32_t hidden, uint32_t *n,
+                            mlxd_why *why) {
     const mlxd_tensor *t = &input->tensor;
     if (!input->present)
         return mlxd_fail(why, MLXD_ERR_INVALID, "input_tensor is missing");
@@ -279,12 +279,12 @@ static mlxd_err check_input(const mlxd_tensor_service *s, const struct send_fiel
         return mlxd_fail(why, MLXD_ERR_INVALID, "input_tensor: dtype %.*s, expected float32",
                          (int)t->dtype.len, (const char *)t->dtype.data);
     const int32_t *shape = t->shape + (t->n_dims == 3 && t->shape[0] == 1);
-    if (t->n_dims != (shape == t->shape ? 2u : 3u) || shape[1] != (int64_t)s->p.hidden) {
+    if (t->n_dims != (shape == t->shape ? 2u : 3u) || shape[1] != (int64_t)hidden) {
         char text[128] = "";
         shape_text(t, text, sizeof text);
         return mlxd_fail(why, MLXD_ERR_INVALID,
                          "input_tensor: shape [%s], expected [positions, %u] or [1, positions, %u]",
-                         text, s->p.hidden, s->p.hidden);
+                         text, hidden, hidden);
     }
     if (shape[0] > MLXD_LIMIT_STEP_TOKENS)
         return mlxd_fail(why, MLXD_ERR_INVALID, "input_tensor: %d positions, at most %d in a pass",
@@ -295,7 +295,8 @@ static mlxd_err check_input(const mlxd_tensor_service *s, const struct send_fiel
 }
 
 static mlxd_err check_pass(const mlxd_tensor_service *s, const struct forward_fields *r,
-                           uint32_t *n, mlxd_why *why) {
+                           uint32_t *n, uint32_t *hidden, mlxd_why *why) {
+    uint32_t layers;
     mlxd_err err = r->pass_id.len ? mlxd_tensor_check_id("pass_id", r->pass_id, why) : MLXD_OK;
     if (err)
         return err;
@@ -306,12 +307,12 @@ static mlxd_err check_pass(const mlxd_tensor_service *s, const struct forward_fi
         return mlxd_fail(why, MLXD_ERR_INVALID,
                          "layers %d..%d: layer_start must be 0 or more, layer_end not below it",
                          (int)r->start, (int)r->end);
-    if (!s->p.forward)
+    if (!s->p.forward || !s->p.shape(s->p.forward_ctx, hidden, &layers))
         return mlxd_fail(why, MLXD_ERR_STATE, "no layers here");
-    if (r->end >= (int64_t)s->p.layers)
+    if (r->end >= (int64_t)layers)
         return mlxd_fail(why, MLXD_ERR_STATE, "layers %d..%d: the model has layers 0..%u",
-                         (int)r->start, (int)r->end, s->p.layers - 1);
-    return check_input(s, &r->input, n, why);
+                         (int)r->start, (int)r->end, layers - 1);
+    return check_input(&r->input, *hidden, n, why);
 }
 
 static void free_pass(struct pass *p) {
@@ -328,7 +329,8 @@ static void fail_pass(struct pass *p, mlxd_err err, const char *text) {
 
 /* Puts a checked pass into the line, which takes call and message. */
 static mlxd_err queue_pass(mlxd_tensor_service *s, mlxd_rpc_call *call, mlxd_rpc_msg *msg,
-                           const struct forward_fields *r, uint32_t n, mlxd_why *why) {
+                           const struct forward_fields *r, uint32_t n, uint32_t width,
+                           mlxd_why *why) {
     if (s->n_line == MLXD_LIMIT_FORWARD_PASSES)
         return mlxd_fail(why, MLXD_ERR_FULL, "%zu forward passes are waiting, that is the most",
                          s->n_line);
@@ -342,6 +344,7 @@ static mlxd_err queue_pass(mlxd_tensor_service *s, mlxd_rpc_call *call, mlxd_rpc
     p->first = (uint32_t)r->start;
     p->end = (uint32_t)r->end + 1;
     p->n = n;
+    p->width = width;
     p->id_len = r->pass_id.len + strlen(OUTPUT_SUFFIX);
     if (r->pass_id.len)
         memcpy(p->id, r->pass_id.data, r->pass_id.len);
@@ -352,15 +355,15 @@ static mlxd_err queue_pass(mlxd_tensor_service *s, mlxd_rpc_call *call, mlxd_rpc
 
 static void run_forward(mlxd_tensor_service *s, mlxd_rpc_call *call, mlxd_rpc_msg *msg) {
     struct forward_fields r = {0};
-    uint32_t n = 0;
+    uint32_t n = 0, width = 0;
     mlxd_why why = {0};
     mlxd_err err = MLXD_OK;
     if (!mlxd_field_scan(mlxd_rpc_msg_bytes(msg), take_forward_field, &r))
         err = mlxd_fail(&why, MLXD_ERR_PROTO, "malformed ForwardPassRequest");
     if (!err)
-        err = check_pass(s, &r, &n, &why);
+        err = check_pass(s, &r, &n, &width, &why);
     if (!err)
-        err = queue_pass(s, call, msg, &r, n, &why);
+        err = queue_pass(s, call, msg, &r, n, width, &why);
     if (!err)
         return;
     mlxd_rpc_call_fail(call, err, why.text);
@@ -395,10 +398,10 @@ static mlxd_err start_pass(mlxd_tensor_service *s, struct pass *p, mlxd_why *why
                               .source = mlxd_slice_str(s->device),
                               .n_dims = p->tensor.n_dims,
                               .data = {hidden, data.len}};
-    uint32_t dims[] = {1, p->n, s->p.hidden};
+    uint32_t dims[] = {1, p->n, p->width};
     for (uint32_t i = 0; i < p->tensor.n_dims; i++)
         p->tensor.shape[i] = (int32_t)dims[3 - p->tensor.n_dims + i];
-    err = s->p.forward(s->p.forward_ctx, p->first, p->end, (float *)(void *)hidden, p->n,
+    err = s->p.forward(s->p.forward_ctx, p->first, p->end, (float *)(void *)hidden, p->n, p->width,
                        on_pass_done, p);
     if (err)
         return mlxd_fail(why, err, "the layers take no pass now: %s", mlxd_err_name(err));
@@ -582,7 +585,8 @@ static void on_cluster(void *ctx, mlxd_rpc_call *call, mlxd_rpc_msg *msg) {
     m.coordinator = s->view.coordinator;
     for (size_t i = 0; i < m.n_devices; i++) {
         mlxd_tensor_device *d = &s->view.devices[i];
-        uint32_t end = MLXD_MIN(d->end, s->p.layers), first = MLXD_MIN(d->first, end);
+        uint32_t end = MLXD_MIN(d->end, (uint32_t)MLXD_LIMIT_LAYERS),
+                 first = MLXD_MIN(d->first, end);
         pointers[i] = &infos[i];
         tensor_service__device_info__init(&infos[i]);
         infos[i].device_id = d->device;
@@ -599,7 +603,7 @@ static void on_cluster(void *ctx, mlxd_rpc_call *call, mlxd_rpc_msg *msg) {
 void mlxd_tensor_service_methods(mlxd_tensor_service *s, mlxd_rpc_method out[MLXD_TENSOR_METHODS]) {
     const unsigned owners = (unsigned)MLXD_ROLE_COORDINATOR | (unsigned)MLXD_ROLE_OPERATOR;
     /* The longest pass, and room beyond it: one that is too long is then refused with numbers. */
-    size_t pass_max = (size_t)MLXD_LIMIT_STEP_TOKENS * s->p.hidden * sizeof(float);
+    size_t pass_max = (size_t)MLXD_LIMIT_STEP_TOKENS * s->p.hidden_max * sizeof(float);
     pass_max = MLXD_MIN(pass_max + pass_max / 8 + SMALL_MESSAGE_MAX, MLXD_LIMIT_GRPC_MESSAGE);
     const mlxd_rpc_method rows[MLXD_TENSOR_METHODS] = {
         {.path = SERVICE "SendTensor", .roles = owners, .on_call = on_send},
@@ -632,9 +636,8 @@ void mlxd_tensor_service_methods(mlxd_tensor_service *s, mlxd_rpc_method out[MLX
 
 mlxd_err mlxd_tensor_service_open(mlxd_tensor_service **out, const mlxd_tensor_service_params *p,
                                   mlxd_why *why) {
-    MLXD_ASSERT(p->hidden >= 1 && p->hidden <= MLXD_LIMIT_HIDDEN);
-    MLXD_ASSERT(p->layers >= 1 && p->layers <= MLXD_LIMIT_LAYERS);
-    MLXD_ASSERT(p->view);
+    MLXD_ASSERT(p->hidden_max >= 1 && p->hidden_max <= MLXD_LIMIT_HIDDEN);
+    MLXD_ASSERT(p->view && (!p->forward || p->shape));
     mlxd_tensor_service *s = mlxd_mem_new(1, sizeof *s);
     mlxd_err err = MLXD_ERR_NOMEM;
     if (s) {

@@ -30,11 +30,12 @@
 
 typedef struct mlxd_tensor_service mlxd_tensor_service;
 
-/* Runs layers [first, end) on hidden [n][hidden size] in place, later calls done(done_ctx, err,
- * why) once, on any thread but never inside this call. On error nothing was taken. Like
+/* Runs layers [first, end) on hidden [n][width] in place, later calls done(done_ctx, err, why)
+ * once, on any thread but never inside this call. On error nothing was taken. Like
  * mlxd_forward_submit. */
 typedef mlxd_err mlxd_tensor_forward(void *ctx, uint32_t first, uint32_t end, float *hidden,
-                                     uint32_t n, mlxd_forward_done *done, void *done_ctx);
+                                     uint32_t n, uint32_t width, mlxd_forward_done *done,
+                                     void *done_ctx);
 
 typedef struct mlxd_tensor_device {
     char device[MLXD_LIMIT_DEVICE_ID + 1];
@@ -55,10 +56,11 @@ typedef struct mlxd_tensor_view {
 
 typedef struct mlxd_tensor_service_params {
     const char *device;           /* this one */
-    uint32_t hidden;              /* hidden size of the model */
-    uint32_t layers;              /* of the model */
+    uint32_t hidden_max;          /* largest hidden size that the model may have */
     mlxd_tensor_forward *forward; /* NULL: ForwardPass is FAILED_PRECONDITION, "no layers here" */
-    void *forward_ctx;
+    /* The model's hidden size and number of layers; false: there is no model (yet). Any thread. */
+    bool (*shape)(void *ctx, uint32_t *hidden, uint32_t *layers);
+    void *forward_ctx; /* of both */
     /* Fills *out, which is zeroed. On the poller thread: must not block. */
     void (*view)(void *ctx, mlxd_tensor_view *out);
     void *view_ctx;

@@ -177,3 +177,93 @@ mlxd_err mlxd_wire_read_step_reply(mlxd_step *s, bool last, const Mlxd__StepRepl
     s->n_hidden = n;
     return MLXD_OK;
 }
+
+/* ---- model files ---- */
+
+void mlxd_wire_hello(mlxd_buf *out, Mlxd__Hello *hello, const mlxd_replica_spec *spec) {
+    Mlxd__WorkRequest m = MLXD__WORK_REQUEST__INIT;
+    Mlxd__Model model = MLXD__MODEL__INIT;
+    size_t n = spec ? spec->n_files : 0;
+    Mlxd__ModelFile *files = mlxd_mem_new(n, sizeof *files);
+    Mlxd__ModelFile **pointers = mlxd_mem_new(n, sizeof *pointers);
+    for (size_t i = 0; files && pointers && i < n; i++) {
+        const mlxd_replica_file *f = &spec->files[i];
+        mlxd__model_file__init(&files[i]);
+        files[i].name = (char *)(uintptr_t)f->name;
+        files[i].bytes = f->bytes;
+        files[i].head_bytes = f->head_bytes;
+        files[i].head_sha256 =
+            (ProtobufCBinaryData){MLXD_SHA256_BYTES, (uint8_t *)(uintptr_t)f->head_sha256};
+        pointers[i] = &files[i];
+        model.n_files = i + 1;
+    }
+    if (spec) {
+        model.model_sha256 =
+            (ProtobufCBinaryData){MLXD_SHA256_BYTES, (uint8_t *)(uintptr_t)spec->model};
+        model.directory = spec->directory;
+        model.files = pointers;
+        hello->model = &model;
+    }
+    m.body_case = MLXD__WORK_REQUEST__BODY_HELLO;
+    m.hello = hello;
+    out->failed = out->failed || model.n_files != n;
+    mlxd_wire_request(out, &m);
+    if (spec)
+        hello->model = NULL;
+    mlxd_mem_free(pointers);
+    mlxd_mem_free(files);
+}
+
+mlxd_err mlxd_wire_read_model(mlxd_replica_spec *out, const Mlxd__Model *m, mlxd_why *why) {
+    *out = (mlxd_replica_spec){.directory = m->directory, .n_files = m->n_files};
+    if (m->n_files == 0 || m->n_files > MLXD_LIMIT_MODEL_FILES)
+        return mlxd_fail(why, MLXD_ERR_INVALID, "a model of %zu files, expected 1..%u", m->n_files,
+                         MLXD_LIMIT_MODEL_FILES);
+    if (m->model_sha256.len != MLXD_SHA256_BYTES)
+        return mlxd_fail(why, MLXD_ERR_INVALID, "a malformed digest of the model");
+    memcpy(out->model, m->model_sha256.data, MLXD_SHA256_BYTES);
+    out->files = mlxd_mem_new(m->n_files, sizeof *out->files);
+    mlxd_err err = out->files ? MLXD_OK : mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
+    for (size_t i = 0; i < m->n_files && !err; i++) {
+        const Mlxd__ModelFile *in = m->files[i];
+        mlxd_replica_file *f = &out->files[i];
+        size_t len = strlen(in->name);
+        if (len >= sizeof f->name || in->head_sha256.len != MLXD_SHA256_BYTES) {
+            err = mlxd_fail(why, MLXD_ERR_INVALID, "file %zu of the model is malformed", i);
+            break;
+        }
+        memcpy(f->name, in->name, len);
+        f->bytes = in->bytes;
+        f->head_bytes = in->head_bytes;
+        memcpy(f->head_sha256, in->head_sha256.data, MLXD_SHA256_BYTES);
+    }
+    if (!err)
+        err = mlxd_replica_spec_check(out, why);
+    if (err)
+        mlxd_replica_spec_close(out);
+    return err;
+}
+
+void mlxd_wire_fetch(mlxd_buf *out, const mlxd_span *span) {
+    Mlxd__Fetch fetch = MLXD__FETCH__INIT;
+    Mlxd__WorkReply m = MLXD__WORK_REPLY__INIT;
+    fetch.file = span->file;
+    fetch.offset = span->begin;
+    fetch.bytes = (uint32_t)(span->end - span->begin);
+    m.body_case = MLXD__WORK_REPLY__BODY_FETCH;
+    m.fetch = &fetch;
+    mlxd_wire_reply(out, &m);
+}
+
+void mlxd_wire_chunk(mlxd_buf *out, const mlxd_span *span,
+                     const uint8_t sha256[MLXD_SHA256_BYTES]) {
+    Mlxd__Chunk chunk = MLXD__CHUNK__INIT;
+    Mlxd__WorkRequest m = MLXD__WORK_REQUEST__INIT;
+    chunk.file = span->file;
+    chunk.offset = span->begin;
+    chunk.sha256 = (ProtobufCBinaryData){MLXD_SHA256_BYTES, (uint8_t *)(uintptr_t)sha256};
+    m.body_case = MLXD__WORK_REQUEST__BODY_CHUNK;
+    m.chunk = &chunk;
+    mlxd_wire_request(out, &m);
+    mlxd_wire_hidden(out, (size_t)(span->end - span->begin));
+}

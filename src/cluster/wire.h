@@ -9,10 +9,11 @@
 
 #include "backend/stage.h"
 #include "base/mem.h"
+#include "model/replica.h"
 
 #include <stage_service.pb-c.h>
 
-#define MLXD_WIRE_PROTOCOL 1 /* raised by every change that an older node would not understand */
+#define MLXD_WIRE_PROTOCOL 2 /* raised by every change that an older node would not understand */
 #define MLXD_WIRE_WORK "/mlxd.StageService/Work"
 #define MLXD_WIRE_BEAT "/mlxd.StageService/Beat"
 /* Unsent bytes of one Work stream: several steps of the largest size. */
@@ -43,5 +44,22 @@ void mlxd_wire_step_reply(mlxd_buf *out, const mlxd_step *s, mlxd_err err, const
  * takes over the hidden states. Returns the worker's error (with its text), or PROTO. */
 mlxd_err mlxd_wire_read_step_reply(mlxd_step *s, bool last, const Mlxd__StepReply *m,
                                    mlxd_slice hidden, mlxd_why *why) MLXD_MUST_CHECK;
+
+/* ---- model files ---- */
+
+/* Fetches of one worker that may wait for their chunk, and how many of them a worker of ours has
+ * (the rest is room for the moment between a chunk's arrival and its sender's knowing of it). */
+#define MLXD_WIRE_FETCHES_MAX 16
+#define MLXD_WIRE_FETCH_WINDOW 8
+#define MLXD_WIRE_FETCH_BYTES (1u << 20) /* of one fetch of ours */
+
+/* Appends an encoded hello with `spec` as its model (NULL: as it is). */
+void mlxd_wire_hello(mlxd_buf *out, Mlxd__Hello *hello, const mlxd_replica_spec *spec);
+/* The model of a received hello, checked; the caller closes *out. INVALID, NOMEM. */
+mlxd_err mlxd_wire_read_model(mlxd_replica_spec *out, const Mlxd__Model *m,
+                              mlxd_why *why) MLXD_MUST_CHECK;
+void mlxd_wire_fetch(mlxd_buf *out, const mlxd_span *span);
+/* Appends the header of a chunk; its bytes follow as the payload. */
+void mlxd_wire_chunk(mlxd_buf *out, const mlxd_span *span, const uint8_t sha256[MLXD_SHA256_BYTES]);
 
 #endif

@@ -113,7 +113,8 @@ mlxd_err mlxd_chat_render(const mlxd_chat *c, const mlxd_chat_input *in, mlxd_ch
 void mlxd_chat_prompt_deinit(mlxd_chat_prompt *p);
 /* Appends its tokens to `out`; control tokens only where the template wrote them. RANGE as below. */
 mlxd_err mlxd_chat_prompt_encode(const mlxd_chat_prompt *p, const mlxd_tokenizer *t,
-                                 size_t tokens_max, mlxd_tokens *out, mlxd_why *why) MLXD_MUST_CHECK;
+                                 size_t tokens_max, mlxd_tokens *out,
+                                 mlxd_why *why) MLXD_MUST_CHECK;
 /* Rendered and tokenized; appends to `out`. RANGE when it would hold more than `tokens_max` (0 = no
  * bound); otherwise as render. */
 mlxd_err mlxd_chat_encode(const mlxd_chat *c, const mlxd_tokenizer *t, const mlxd_chat_input *in,

@@ -172,6 +172,7 @@ void mlxd_checkpoint_close(mlxd_checkpoint *c) {
     }
     for (size_t i = 0; i < MLXD_CHECKPOINT_DOCUMENTS; i++)
         mlxd_mem_free(c->documents[i].data);
+    mlxd_model_file_close(c->index);
     mlxd_mem_free(c->files);
     mlxd_mem_free(c->order);
     mlxd_mem_free(c->tensors);

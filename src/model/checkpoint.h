@@ -110,4 +110,22 @@ mlxd_err mlxd_checkpoint_read(const mlxd_checkpoint *c, const mlxd_checkpoint_te
                               size_t stream, uint64_t at, void *out, size_t len,
                               mlxd_why *why) MLXD_MUST_CHECK;
 
+/* ---- as files: what a copy of it needs ---- */
+
+/* One of the files it was opened from: those that extents number first, then documents. */
+typedef struct mlxd_checkpoint_part {
+    const char *name; /* without its directory; owned by the checkpoint */
+    uint64_t bytes;
+    uint64_t head_bytes; /* from its begin: all that open reads of it */
+} mlxd_checkpoint_part;
+
+size_t mlxd_checkpoint_parts(const mlxd_checkpoint *c);
+mlxd_err mlxd_checkpoint_part_at(const mlxd_checkpoint *c, size_t index, mlxd_checkpoint_part *out,
+                                 mlxd_why *why) MLXD_MUST_CHECK;
+/* Reads bytes of a part; asserts that they are inside. As mlxd_checkpoint_read. */
+mlxd_err mlxd_checkpoint_part_read(const mlxd_checkpoint *c, size_t index, uint64_t offset,
+                                   void *out, size_t len, mlxd_why *why) MLXD_MUST_CHECK;
+/* A copy is opened by its directory; else by the name of its first part. */
+bool mlxd_checkpoint_is_directory(const mlxd_checkpoint *c);
+
 #endif

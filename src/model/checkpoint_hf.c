@@ -100,6 +100,8 @@ static mlxd_err open_indexed(mlxd_checkpoint *c, const mlxd_directory *d, mlxd_w
         err = mlxd_fail_in(why, err, "%s", c->path);
     if (!err)
         err = open_files(c, d, names, n, why);
+    if (!err)
+        err = mlxd_directory_open_file(&c->index, d, INDEX, why);
     mlxd_mem_free(names);
     mlxd_json_close(doc);
     return err;

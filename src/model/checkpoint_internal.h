@@ -26,6 +26,7 @@ struct mlxd_checkpoint {
         uint8_t *data;
         size_t len;
     } documents[MLXD_CHECKPOINT_DOCUMENTS]; /* as mlxd_checkpoint_documents names them */
+    mlxd_model_file *index; /* the file that names the safetensors files; NULL: there is none */
     mlxd_checkpoint_file *files;
     size_t n_files;
     mlxd_arena *arena; /* names and extents */

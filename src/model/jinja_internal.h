@@ -47,7 +47,7 @@ typedef struct string {
     const mlxd_text_range *trusted;
     size_t n_trusted;
     mlxd_text_range whole; /* what `trusted` points to when there is one span */
-    bool safe;       /* went through the filter `safe` */
+    bool safe;             /* went through the filter `safe` */
 } string;
 
 typedef struct value {

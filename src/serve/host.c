@@ -99,12 +99,13 @@ static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
 
 mlxd_err mlxd_host_open(mlxd_host *h, const mlxd_host_params *p, mlxd_why *why) {
     *h = (mlxd_host){0};
+    MLXD_ASSERT(p->path || (!p->text && !p->head));
     mlxd_generation_config_init(&h->defaults);
     unsigned threads = p->threads ? p->threads : MLXD_MIN(mlxd_os_cpus(), MLXD_LIMIT_THREADS);
     mlxd_err err = mlxd_kernels_get(&h->kernels, p->cpu && *p->cpu ? p->cpu : NULL, why);
-    if (!err)
+    if (!err && p->path)
         err = mlxd_checkpoint_open(&h->checkpoint, p->path, why);
-    if (!err) {
+    if (!err && p->path) {
         err = mlxd_config_read(&h->config, h->checkpoint, why);
         if (err)
             err = mlxd_fail_in(why, err, "%s", p->path);

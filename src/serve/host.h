@@ -25,7 +25,7 @@ typedef struct mlxd_host {
 } mlxd_host;
 
 typedef struct mlxd_host_params {
-    const char *path;
+    const char *path;      /* NULL: no model, only what computes */
     unsigned threads;      /* 0: one per processor */
     bool pin;              /* keep each compute thread on a processor */
     const char *cpu;       /* cap of the instruction set; "" or NULL: none */

@@ -237,7 +237,7 @@ static void add_stages(const mlxd_node_view *v, enum stage_number which, const c
     }
 }
 
-enum device_number { UP, RTT, AGE, RECONNECTS, LAYERS, SESSIONS, PAGES, PAGES_MAX, MEMORY };
+enum device_number { UP, RTT, AGE, RECONNECTS, LAYERS, SESSIONS, PAGES, PAGES_MAX, MEMORY, SHARDS };
 
 /* One device's value; false: not known, or not of this kind of device. */
 static bool device_value(const mlxd_metrics_scrape *s, uint32_t i, enum device_number which,
@@ -259,6 +259,9 @@ static bool device_value(const mlxd_metrics_scrape *s, uint32_t i, enum device_n
     case LAYERS:
         *out = d->end - d->first;
         return true;
+    case SHARDS:
+        *out = (double)d->shard_bytes;
+        return i > 0 || !s->view->coordinator;
     case SESSIONS:
         *out = d->sessions;
         return true;
@@ -285,6 +288,8 @@ static void add_devices(const mlxd_metrics_scrape *s, mlxd_buf *out) {
         {AGE, "mlx_worker_heartbeat_age_seconds", "gauge", "Since the worker was heard last."},
         {RECONNECTS, "mlx_worker_reconnects_total", "counter", "Times the worker came back."},
         {LAYERS, "mlx_shard_layers", "gauge", "Layers that the device holds."},
+        {SHARDS, "mlx_shard_bytes_total", "counter",
+         "Bytes of model files that went to the device because it has none of its own."},
         {SESSIONS, "mlx_device_sessions", "gauge", "Sessions with KV pages on the device."},
         {PAGES, "mlx_kv_cache_pages_used", "gauge", "KV pages in use on the device."},
         {PAGES_MAX, "mlx_kv_cache_pages", "gauge", "KV pages that the device has."},

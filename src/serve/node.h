@@ -18,6 +18,10 @@ typedef enum mlxd_device_status {
 /* "offline", "connecting", "loading", "online" */
 const char *mlxd_device_status_name(mlxd_device_status s);
 
+/* "downloading layers 10..18: 1.2 of 3.4 GB" */
+void mlxd_node_say_fetching(mlxd_why *out, uint32_t first, uint32_t end, uint64_t done,
+                            uint64_t total);
+
 /* One device of the cluster as this node sees it. */
 typedef struct mlxd_device_view {
     char device[MLXD_LIMIT_DEVICE_ID + 1];
@@ -33,7 +37,8 @@ typedef struct mlxd_device_view {
     uint64_t steps, compute_ns;
     uint64_t memory_bytes; /* weights, working memory, KV pool */
     uint64_t rss_bytes;
-    double load_done; /* 0..1 while LOADING */
+    double load_done;     /* 0..1 while LOADING */
+    uint64_t shard_bytes; /* of model files that were fetched: sent to it, or received here */
     uint64_t reconnects;
 } mlxd_device_view;
 

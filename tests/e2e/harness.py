@@ -92,14 +92,15 @@ def answer(mlxd, model, prompt, *args, env=None):
 # ---- processes that serve ----
 
 class Node:
-    """One `mlxd serve` or `mlxd worker`, with a log file."""
+    """One `mlxd serve` or `mlxd worker`, with a log file. `model` "": none; None: the world's."""
 
     def __init__(self, world, command, device, *args, model=None):
         self.world, self.device = world, device
         self.port, self.grpc, self.health = free_ports(3)
         self.log = os.path.join(world.folder, f"{device}-{self.port}.log")
         self.rest = Rest(self.port)
-        self.args = [command, "-m", model or world.model, "--certs", world.certs,
+        files = [] if model == "" else ["-m", model or world.model]
+        self.args = [command, *files, "--certs", world.certs,
                      "--device", device, "--port", self.port, "--grpc-port", self.grpc,
                      "--health-port", self.health, "--api-key-file", world.key_file, *args]
         self.process = None

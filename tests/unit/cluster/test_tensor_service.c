@@ -28,13 +28,8 @@
 
 /* gRPC status codes */
 enum { OK, CANCELLED, INVALID_ARGUMENT = 3, DEADLINE_EXCEEDED, NOT_FOUND, PERMISSION_DENIED = 7 };
-enum {
-    RESOURCE_EXHAUSTED = 8,
-    FAILED_PRECONDITION,
-    OUT_OF_RANGE = 11,
-    UNAVAILABLE = 14,
-    DATA_LOSS
-};
+enum { RESOURCE_EXHAUSTED = 8, FAILED_PRECONDITION, OUT_OF_RANGE = 11, UNAVAILABLE = 14 };
+enum { DATA_LOSS = 15 };
 
 static mlxd_rpc_runtime *rt;
 static mlxd_rpc_creds *plain;
@@ -140,9 +135,9 @@ typedef struct node {
 } node;
 
 static mlxd_err forward_real(void *ctx, uint32_t first, uint32_t end, float *hidden, uint32_t n,
-                             mlxd_forward_done *done, void *done_ctx) {
+                             uint32_t width, mlxd_forward_done *done, void *done_ctx) {
     assert_int_equal((uintptr_t)hidden % 64, 0);
-    return mlxd_forward_submit(ctx, first, end, hidden, n, done, done_ctx);
+    return mlxd_forward_submit(ctx, first, end, hidden, n, width, done, done_ctx);
 }
 
 /* A forward that keeps its pass until the test lets it go. */
@@ -155,8 +150,8 @@ static struct {
 } held;
 
 static mlxd_err forward_hold(void *ctx, uint32_t first, uint32_t end, float *hidden, uint32_t n,
-                             mlxd_forward_done *done, void *done_ctx) {
-    (void)ctx, (void)end, (void)n;
+                             uint32_t width, mlxd_forward_done *done, void *done_ctx) {
+    (void)ctx, (void)end, (void)n, (void)width;
     mlxd_mutex_lock(&mutex);
     held.done = done;
     held.done_ctx = done_ctx;
@@ -174,9 +169,14 @@ static void release_held(mlxd_err err, const char *text) {
 }
 
 static mlxd_err forward_full(void *ctx, uint32_t first, uint32_t end, float *hidden, uint32_t n,
-                             mlxd_forward_done *done, void *done_ctx) {
-    (void)ctx, (void)first, (void)end, (void)hidden, (void)n, (void)done, (void)done_ctx;
+                             uint32_t width, mlxd_forward_done *done, void *done_ctx) {
+    (void)ctx, (void)first, (void)end, (void)hidden, (void)n, (void)width, (void)done,
+        (void)done_ctx;
     return MLXD_ERR_FULL;
+}
+
+static bool shape(void *ctx, uint32_t *hidden, uint32_t *layers) {
+    return ctx && (*hidden = config.hidden) > 0 && (*layers = config.layers) > 0;
 }
 
 static bool healthy = true;
@@ -210,9 +210,9 @@ static node serve(mlxd_tensor_forward *fn, const mlxd_rpc_creds *creds,
     mlxd_why why = {0};
     mlxd_rpc_method methods[MLXD_TENSOR_METHODS];
     mlxd_tensor_service_params p = {.device = "mini2",
-                                    .hidden = config.hidden,
-                                    .layers = config.layers,
+                                    .hidden_max = config.hidden,
                                     .forward = fn,
+                                    .shape = shape,
                                     .forward_ctx = forward,
                                     .view = view};
     check(mlxd_tensor_service_open(&n.service, &p, &why), &why);
@@ -977,7 +977,7 @@ static void roles_over_mtls(void **state) {
         mlxd_rpc_creds_close(client);
     }
     mlxd_rpc_creds_close(server);
-    snprintf(command, sizeof command, "rm -rf %s", dir);
+    snprintf(command, sizeof command, "rm -r %s", dir);
     assert_int_equal(system(command), 0);
 }
 
