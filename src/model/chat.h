@@ -111,7 +111,8 @@ typedef struct mlxd_chat_prompt {
 mlxd_err mlxd_chat_render(const mlxd_chat *c, const mlxd_chat_input *in, mlxd_chat_prompt *out,
                           mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_chat_prompt_deinit(mlxd_chat_prompt *p);
-/* Appends its tokens to `out`; control tokens only where the template wrote them. RANGE as below. */
+/* Appends its tokens to `out`; control tokens only where the template wrote them. RANGE as
+ * below. */
 mlxd_err mlxd_chat_prompt_encode(const mlxd_chat_prompt *p, const mlxd_tokenizer *t,
                                  size_t tokens_max, mlxd_tokens *out,
                                  mlxd_why *why) MLXD_MUST_CHECK;
