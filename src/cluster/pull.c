@@ -112,9 +112,10 @@ static mlxd_err fill_window(mlxd_pull *p, mlxd_why *why) {
         mlxd_err err =
             out.failed ? MLXD_ERR_NOMEM : p->p.send(p->p.ctx, (mlxd_slice){out.data, out.len});
         mlxd_buf_deinit(&out);
+        if (err == MLXD_ERR_PEER)
+            return mlxd_fail(why, MLXD_ERR_CANCELLED, "the coordinator has left");
         if (err)
-            return mlxd_fail(why, err == MLXD_ERR_PEER ? MLXD_ERR_CANCELLED : err,
-                             "a fetch cannot be sent: %s", mlxd_err_name(err));
+            return mlxd_fail(why, err, "a fetch cannot be sent: %s", mlxd_err_name(err));
     }
     return MLXD_OK;
 }

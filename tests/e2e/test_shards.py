@@ -260,6 +260,10 @@ def test_killed_in_the_middle(world, tmp_path, one_process, needed, victim):
         if victim == "mini1":
             harness.until(lambda: c.workers[0].rest.get("/ready").json().get("reason")
                           == "no coordinator is connected", "mini2 has noticed")
+            # What was on its way is still stored.
+            harness.until(lambda: "the coordinator has left" in c.workers[0].read_log()
+                          and kept_on_disk(c.path("mini2"))
+                          == fetched(c.workers[0].rest, "mini2"), "what has come is on disk")
         there = kept_on_disk(c.path("mini2"))
         before = fetched(c.workers[0].rest, "mini2") if victim == "mini1" else 0
         assert needed["head"] < there < needed["mini2"]
