@@ -546,7 +546,8 @@ static void metadata_and_identity(void **state) {
     uint8_t before[MLXD_SHA256_BYTES], after[MLXD_SHA256_BYTES];
     static const char *const documents[] = {
         "config.json",           "generation_config.json",  "tokenizer.json",
-        "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"};
+        "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+        "chat_template.json"};
     (void)state;
     const char *dir = new_model("{}");
     put_safetensors(in(dir, "model.safetensors"), one, 4);
