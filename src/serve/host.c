@@ -37,6 +37,25 @@ static mlxd_err read_document(mlxd_host *h, const char *name,
     return err ? mlxd_fail_in(why, err, "%s", name) : MLXD_OK;
 }
 
+/* Ends that the model cannot say are left out, unless there are no others: a file that was made for
+ * a larger vocabulary names some. */
+static mlxd_err add_ends(mlxd_host *h, mlxd_why *why) {
+    const size_t vocab = mlxd_tokenizer_vocab(h->tokenizer);
+    int32_t beyond = -1;
+    mlxd_err err = MLXD_OK;
+    for (size_t i = 0; i < h->defaults.n_ends && !err; i++) {
+        int32_t id = h->defaults.ends[i];
+        if ((size_t)id >= vocab)
+            beyond = id;
+        else
+            err = mlxd_tokenizer_add_end(h->tokenizer, id, why);
+    }
+    if (!err && beyond >= 0 && !mlxd_tokenizer_has_end(h->tokenizer))
+        err = mlxd_fail(why, MLXD_ERR_DATA, "end-of-turn token %d of a vocabulary of %zu, no other",
+                        (int)beyond, vocab);
+    return err ? mlxd_fail_in(why, err, "eos_token_id") : MLXD_OK;
+}
+
 /* How the model is sampled, and when its turns end. */
 static mlxd_err read_defaults(mlxd_host *h, mlxd_why *why) {
     const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
@@ -45,11 +64,8 @@ static mlxd_err read_defaults(mlxd_host *h, mlxd_why *why) {
         err = read_document(h, "generation_config.json", mlxd_generation_config_read_json, why);
     if (!err)
         err = read_document(h, "config.json", mlxd_generation_config_read_ends, why);
-    for (size_t i = 0; i < h->defaults.n_ends && !err; i++) {
-        err = mlxd_tokenizer_add_end(h->tokenizer, h->defaults.ends[i], why);
-        if (err)
-            err = mlxd_fail_in(why, err, "eos_token_id");
-    }
+    if (!err)
+        err = add_ends(h, why);
     return err ? mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint)) : MLXD_OK;
 }
 
