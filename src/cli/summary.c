@@ -249,6 +249,8 @@ static void read_special(mlxd_summary *f, const mlxd_json *texts, const mlxd_jso
         snprintf(key, sizeof key, "%s_token_id", roles[i]);
         v = ids ? member(ids, key) : NULL;
         bool list = v && mlxd_json_get_kind(v) == MLXD_JSON_ARRAY;
+        if (list && mlxd_json_count(v) > 1) /* whose text it is, it does not say */
+            text = (mlxd_slice){NULL, 0};
         for (size_t n = 0; list && n < mlxd_json_count(v); n++)
             if (mlxd_json_get_int64(mlxd_json_at(v, n), &id) == MLXD_OK)
                 add_special(f, roles[i], id, n == 0 ? text : (mlxd_slice){NULL, 0});
@@ -307,4 +309,12 @@ mlxd_err mlxd_summary_read(mlxd_summary *out, const mlxd_checkpoint *c, mlxd_why
         return read_documents(out, c, why);
     read_gguf(out, g);
     return MLXD_OK;
+}
+
+void mlxd_summary_name_tokens(mlxd_summary *f, const mlxd_tokenizer *t) {
+    for (size_t i = 0; i < f->n_special; i++) {
+        mlxd_summary_token *s = &f->special[i];
+        if (s->id >= 0 && (uint64_t)s->id < mlxd_tokenizer_vocab(t))
+            copy_text(s->text, sizeof s->text, mlxd_tokenizer_bytes(t, (int32_t)s->id));
+    }
 }
