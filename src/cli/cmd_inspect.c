@@ -27,6 +27,21 @@ struct inspect {
     uint64_t fits; /* positions of one session; 0: not even the weights */
 };
 
+/* The numbers that would be computed with: files leave out what their family takes for granted, and
+ * name windows that they do not use. */
+static void take_config(mlxd_summary *f, const mlxd_config *c) {
+    f->layers = c->layers;
+    f->hidden = c->hidden;
+    f->heads = c->heads;
+    f->kv_heads = c->kv_heads;
+    f->head_dim = c->head_dim;
+    f->context = c->context;
+    f->window = c->window;
+    f->experts = c->experts;
+    f->experts_used = c->experts_used;
+    f->kv_bytes_per_token = mlxd_kv_page_bytes(c, c->layers) / MLXD_PAGE;
+}
+
 /* What loading would say, without loading. */
 static void judge(struct inspect *x) {
     mlxd_host host;
@@ -37,6 +52,8 @@ static void judge(struct inspect *x) {
     x->available = mlxd_os_memory_available();
     mlxd_err err = mlxd_host_open(&host, &p, &x->why_not);
     if (!err) {
+        take_config(&x->facts, &host.config);
+        mlxd_summary_name_tokens(&x->facts, host.tokenizer);
         err = mlxd_layers_size(host.checkpoint, &host.config, 0, host.config.layers, &layers,
                                &x->why_not);
         if (!err)
@@ -44,11 +61,8 @@ static void judge(struct inspect *x) {
         x->runs = err == MLXD_OK;
         x->chats = host.chat != NULL;
         x->no_chat = host.chat_why;
-        if (x->runs) {
+        if (x->runs)
             x->weights = layers + head;
-            x->facts.kv_bytes_per_token =
-                mlxd_kv_page_bytes(&host.config, host.config.layers) / MLXD_PAGE;
-        }
         if (x->runs && mlxd_host_context(&host, 0, 1, host.config.layers, x->weights, &context,
                                          &pages, NULL) == MLXD_OK)
             x->fits = context;

@@ -249,6 +249,8 @@ static void read_special(mlxd_summary *f, const mlxd_json *texts, const mlxd_jso
         snprintf(key, sizeof key, "%s_token_id", roles[i]);
         v = ids ? member(ids, key) : NULL;
         bool list = v && mlxd_json_get_kind(v) == MLXD_JSON_ARRAY;
+        if (list && mlxd_json_count(v) > 1) /* whose text it is, it does not say */
+            text = (mlxd_slice){NULL, 0};
         for (size_t n = 0; list && n < mlxd_json_count(v); n++)
             if (mlxd_json_get_int64(mlxd_json_at(v, n), &id) == MLXD_OK)
                 add_special(f, roles[i], id, n == 0 ? text : (mlxd_slice){NULL, 0});
@@ -259,24 +261,28 @@ static void read_special(mlxd_summary *f, const mlxd_json *texts, const mlxd_jso
     }
 }
 
-/* chat_template of tokenizer_config.json: a text, or a list of {name, template}. */
-static void read_old_template(mlxd_summary *f, const mlxd_json *root) {
+/* A file's chat_template: a text, or a list of {name, template}. false: it has none. */
+static bool read_template_in(mlxd_summary *f, const mlxd_json *root) {
     mlxd_slice text;
-    const mlxd_json *v = mlxd_json_find(root, "chat_template");
+    const mlxd_json *v = member(root, "chat_template");
     if (v && mlxd_json_get_kind(v) == MLXD_JSON_ARRAY && mlxd_json_count(v) > 0) {
         v = mlxd_json_at(v, 0);
         v = mlxd_json_get_kind(v) == MLXD_JSON_OBJECT ? mlxd_json_find(v, "template") : NULL;
     }
-    if (v && mlxd_json_get_str(v, &text) == MLXD_OK)
-        read_template(f, text);
+    if (!v || mlxd_json_get_str(v, &text) != MLXD_OK)
+        return false;
+    read_template(f, text);
+    return true;
 }
 
 static mlxd_err read_documents(mlxd_summary *f, const mlxd_checkpoint *c, mlxd_why *why) {
-    mlxd_json_doc *config = NULL, *tokens = NULL;
+    mlxd_json_doc *config = NULL, *tokens = NULL, *processor = NULL;
     mlxd_slice s = mlxd_checkpoint_document(c, "chat_template.jinja");
     mlxd_err err = open_document(c, "config.json", &config, why);
     if (!err)
         err = open_document(c, "tokenizer_config.json", &tokens, why);
+    if (!err)
+        err = open_document(c, "chat_template.json", &processor, why);
     if (!err && config)
         read_config(f, mlxd_json_root(config));
     if (!err)
@@ -284,13 +290,14 @@ static mlxd_err read_documents(mlxd_summary *f, const mlxd_checkpoint *c, mlxd_w
                      config ? mlxd_json_root(config) : NULL);
     if (!err && s.len > 0)
         read_template(f, s);
-    else if (!err && tokens)
-        read_old_template(f, mlxd_json_root(tokens));
+    else if (!err && !(tokens && read_template_in(f, mlxd_json_root(tokens))) && processor)
+        (void)read_template_in(f, mlxd_json_root(processor));
     const mlxd_json *v = tokens ? mlxd_json_find(mlxd_json_root(tokens), "tokenizer_class") : NULL;
     if (v && mlxd_json_get_str(v, &s) == MLXD_OK)
         copy_text(f->tokenizer, sizeof f->tokenizer, s);
     mlxd_json_close(config);
     mlxd_json_close(tokens);
+    mlxd_json_close(processor);
     return err;
 }
 
@@ -302,4 +309,12 @@ mlxd_err mlxd_summary_read(mlxd_summary *out, const mlxd_checkpoint *c, mlxd_why
         return read_documents(out, c, why);
     read_gguf(out, g);
     return MLXD_OK;
+}
+
+void mlxd_summary_name_tokens(mlxd_summary *f, const mlxd_tokenizer *t) {
+    for (size_t i = 0; i < f->n_special; i++) {
+        mlxd_summary_token *s = &f->special[i];
+        if (s->id >= 0 && (uint64_t)s->id < mlxd_tokenizer_vocab(t))
+            copy_text(s->text, sizeof s->text, mlxd_tokenizer_bytes(t, (int32_t)s->id));
+    }
 }

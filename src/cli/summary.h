@@ -8,6 +8,7 @@
 #define MLXD_CLI_SUMMARY_H
 
 #include "model/checkpoint.h"
+#include "model/tokenizer.h"
 
 #define MLXD_SUMMARY_TYPES 64
 #define MLXD_SUMMARY_TOKENS 16
@@ -45,5 +46,7 @@ typedef struct mlxd_summary {
 /* DATA only when config.json or another document is no JSON. */
 mlxd_err mlxd_summary_read(mlxd_summary *out, const mlxd_checkpoint *c,
                            mlxd_why *why) MLXD_MUST_CHECK;
+/* Gives the special tokens whose numbers are known the texts that `t` has for them. */
+void mlxd_summary_name_tokens(mlxd_summary *f, const mlxd_tokenizer *t);
 
 #endif

@@ -222,7 +222,11 @@ bool mlxd_chat_mentions(const mlxd_chat *c, const char *name) {
 
 /* ---- GGUF ---- */
 
+/* The first file that names a token wins. */
 static void add_token(mlxd_chat_source *s, const char *name, mlxd_slice text) {
+    for (size_t i = 0; i < s->n_tokens; i++)
+        if (strcmp(s->tokens[i].name, name) == 0)
+            return;
     if (text.len > 0 && s->n_tokens < MLXD_CHAT_TOKENS_MAX)
         s->tokens[s->n_tokens++] = (mlxd_chat_token){name, text};
 }
@@ -259,7 +263,7 @@ mlxd_err mlxd_chat_open_gguf(mlxd_chat **out, const mlxd_gguf *g, const mlxd_tok
     return mlxd_chat_open(out, &s, why);
 }
 
-/* ---- tokenizer_config.json ---- */
+/* ---- files of Hugging Face ---- */
 
 /* A string, or an object whose "content" is one. */
 static void read_token(mlxd_chat_source *s, const mlxd_json *root, const char *name) {
@@ -279,8 +283,7 @@ static mlxd_err read_named(mlxd_chat_source *s, const mlxd_json *v, mlxd_why *wh
     const mlxd_json *source = object ? mlxd_json_find(v, "template") : NULL;
     if (!name || !source || mlxd_json_get_str(source, &text))
         return mlxd_fail(why, MLXD_ERR_DATA,
-                         "tokenizer_config.json: chat_template: expected objects with name and "
-                         "template");
+                         "chat_template: expected objects with name and template");
     if (mlxd_json_is_str(name, "default"))
         s->text = text;
     else if (mlxd_json_is_str(name, "tool_use"))
@@ -293,9 +296,7 @@ static mlxd_err read_template(mlxd_chat_source *s, const mlxd_json *v, mlxd_why 
     if (!v || mlxd_json_get_kind(v) == MLXD_JSON_NULL || !mlxd_json_get_str(v, &s->text))
         return MLXD_OK;
     if (mlxd_json_get_kind(v) != MLXD_JSON_ARRAY)
-        return mlxd_fail(why, MLXD_ERR_DATA,
-                         "tokenizer_config.json: chat_template: expected a string or a list, got "
-                         "%s",
+        return mlxd_fail(why, MLXD_ERR_DATA, "chat_template: expected a string or a list, got %s",
                          mlxd_json_kind_name(mlxd_json_get_kind(v)));
     for (const mlxd_json *e = mlxd_json_first(v, NULL); e && !err; e = mlxd_json_next(v, e, NULL))
         err = read_named(s, e, why);
@@ -304,30 +305,45 @@ static mlxd_err read_template(mlxd_chat_source *s, const mlxd_json *v, mlxd_why 
     return err;
 }
 
-static mlxd_err read_config(mlxd_chat_source *s, const mlxd_json *root, mlxd_why *why) {
+/* Special tokens, and the template if there is none yet: each file has some of them. */
+static mlxd_err read_root(mlxd_chat_source *s, const mlxd_json *root, mlxd_why *why) {
     static const char *const names[] = {"bos_token", "eos_token", "unk_token", "pad_token",
                                         "sep_token", "cls_token", "mask_token"};
     if (mlxd_json_get_kind(root) != MLXD_JSON_OBJECT)
-        return mlxd_fail(why, MLXD_ERR_DATA, "tokenizer_config.json: expected an object");
+        return mlxd_fail(why, MLXD_ERR_DATA, "expected an object");
     for (size_t i = 0; i < MLXD_COUNT_OF(names); i++)
         read_token(s, root, names[i]);
     return s->text.data ? MLXD_OK : read_template(s, mlxd_json_find(root, "chat_template"), why);
 }
 
-mlxd_err mlxd_chat_open_files(mlxd_chat **out, mlxd_slice jinja, mlxd_slice config, mlxd_why *why) {
-    mlxd_chat_source s = {.text = jinja};
-    mlxd_json_doc *doc = NULL;
+/* `doc` lends `s` its texts. */
+static mlxd_err read_file(mlxd_chat_source *s, mlxd_slice text, const char *name,
+                          mlxd_json_doc **doc, mlxd_why *why) {
+    if (!text.data)
+        return MLXD_OK;
+    mlxd_err err = mlxd_json_parse(doc, text, MLXD_LIMIT_JSON_DEPTH, why);
+    if (!err)
+        err = read_root(s, mlxd_json_root(*doc), why);
+    return err ? mlxd_fail_in(why, err, "%s", name) : MLXD_OK;
+}
+
+mlxd_err mlxd_chat_open_files(mlxd_chat **out, const mlxd_chat_files *files, mlxd_why *why) {
+    MLXD_ASSERT(out && files);
+    const struct {
+        const char *name;
+        mlxd_slice text;
+    } all[] = {{"tokenizer_config.json", files->config},
+               {"special_tokens_map.json", files->special_map},
+               {"chat_template.json", files->processor}};
+    mlxd_chat_source s = {.text = files->jinja};
+    mlxd_json_doc *docs[MLXD_COUNT_OF(all)] = {NULL};
     mlxd_err err = MLXD_OK;
-    MLXD_ASSERT(out);
     *out = NULL;
-    if (config.data) {
-        err = mlxd_json_parse(&doc, config, MLXD_LIMIT_JSON_DEPTH, why);
-        if (err)
-            return mlxd_fail_in(why, err, "tokenizer_config.json");
-        err = read_config(&s, mlxd_json_root(doc), why);
-    }
+    for (size_t i = 0; i < MLXD_COUNT_OF(all) && !err; i++)
+        err = read_file(&s, all[i].text, all[i].name, &docs[i], why);
     if (!err)
         err = mlxd_chat_open(out, &s, why);
-    mlxd_json_close(doc);
+    for (size_t i = 0; i < MLXD_COUNT_OF(all); i++)
+        mlxd_json_close(docs[i]);
     return err;
 }

@@ -6,6 +6,8 @@
  *     chat_template.jinja    the source
  *     tokenizer_config.json  "chat_template": the source, or a list of {"name", "template"} with
  *                            the names "default" and "tool_use"
+ *     chat_template.json     the same "chat_template", beside models that also see
+ * The first of them that has one wins.
  * Without one there is no chat, only raw prompts.
  *
  * What templates see: messages, tools, documents (none when not given), add_generation_prompt, the
@@ -58,9 +60,14 @@ mlxd_err mlxd_chat_open(mlxd_chat **out, const mlxd_chat_source *source,
 /* From a GGUF file and its tokenizer, which knows the special tokens. */
 mlxd_err mlxd_chat_open_gguf(mlxd_chat **out, const mlxd_gguf *g, const mlxd_tokenizer *t,
                              mlxd_why *why) MLXD_MUST_CHECK;
-/* From the texts of chat_template.jinja (data NULL: there is none; it wins over the other) and
- * tokenizer_config.json (data NULL: there is none). */
-mlxd_err mlxd_chat_open_files(mlxd_chat **out, mlxd_slice jinja, mlxd_slice config,
+/* Texts of Hugging Face's files; data NULL: there is no such file. */
+typedef struct mlxd_chat_files {
+    mlxd_slice jinja;       /* chat_template.jinja */
+    mlxd_slice config;      /* tokenizer_config.json */
+    mlxd_slice special_map; /* special_tokens_map.json: tokens that the config does not name */
+    mlxd_slice processor;   /* chat_template.json */
+} mlxd_chat_files;
+mlxd_err mlxd_chat_open_files(mlxd_chat **out, const mlxd_chat_files *files,
                               mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_chat_close(mlxd_chat *c);
 

@@ -10,6 +10,7 @@
 const char *const mlxd_checkpoint_documents[MLXD_CHECKPOINT_DOCUMENTS] = {
     "config.json",           "generation_config.json",  "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    "chat_template.json",
 };
 
 /* ---- open and close ---- */

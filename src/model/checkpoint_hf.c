@@ -68,6 +68,10 @@ static mlxd_err open_files(mlxd_checkpoint *c, const mlxd_directory *d, const ch
                          MLXD_LIMIT_MODEL_FILES);
     mlxd_err err = mlxd_checkpoint_reserve(c, n, why);
     for (size_t i = 0; i < n && !err; i++) {
+        if (!mlxd_directory_has(d, names[i]))
+            return mlxd_fail(why, MLXD_ERR_NOTFOUND,
+                             "%s: %s is missing, of the %zu files of tensors", c->path, names[i],
+                             n);
         err = mlxd_directory_open_file(&c->files[i].file, d, names[i], why);
         c->n_files += !err;
     }

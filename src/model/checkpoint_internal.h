@@ -18,7 +18,7 @@ typedef struct mlxd_checkpoint_file {
     mlxd_gguf *gguf;
 } mlxd_checkpoint_file;
 
-#define MLXD_CHECKPOINT_DOCUMENTS 6
+#define MLXD_CHECKPOINT_DOCUMENTS 7
 
 struct mlxd_checkpoint {
     char *path;

@@ -153,7 +153,13 @@ mlxd_err mlxd_config_read(mlxd_config *c, const mlxd_checkpoint *f, mlxd_why *wh
         return mlxd_fail(why, MLXD_ERR_DATA,
                          "tensor token_embd.weight is missing or has no sensible shape");
     c->vocab = (uint32_t)embd->dims[1];
-    c->tied = c->tied || !mlxd_checkpoint_find(f, "output.weight");
+    if (!mlxd_checkpoint_find(f, "output.weight")) {
+        if (!c->tied && !mlxd_checkpoint_gguf(f)) /* GGUF has no word for it */
+            return mlxd_fail(why, MLXD_ERR_DATA,
+                             "tensor lm_head.weight is missing, and config.json does not say "
+                             "tie_word_embeddings");
+        c->tied = true;
+    }
     read_layout(c, f);
     return mlxd_config_check(c, why);
 }

@@ -468,7 +468,10 @@ static void read_numbers(mlxd_config *c, struct reader *r) {
     c->heads = integer(r, "num_attention_heads", 1, MLXD_LIMIT_HEADS, NULL);
     c->context = integer(r, "max_position_embeddings", 1, MLXD_LIMIT_CONTEXT, NULL);
     c->rms_eps = (float)number(r, "rms_norm_eps", 0, 1, NULL);
+    const mlxd_json *whole = member(r->root, "tie_word_embeddings"); /* a wrapper says it, too */
     c->tied = flag(r, "tie_word_embeddings");
+    if (!c->tied && whole && mlxd_json_get_bool(whole, &c->tied) != MLXD_OK)
+        fail_at(r, "tie_word_embeddings", "true or false");
     if (r->err)
         return;
     double heads = c->heads, known, head_dim = c->hidden / c->heads;

@@ -72,7 +72,8 @@ static mlxd_err measure(const mlxd_checkpoint *file, const mlxd_config *c, uint3
 mlxd_err mlxd_layers_size(const mlxd_checkpoint *file, const mlxd_config *c, uint32_t first,
                           uint32_t end, uint64_t *out, mlxd_why *why) {
     uint64_t experts;
-    return measure(file, c, first, end, out, &experts, why);
+    mlxd_err err = measure(file, c, first, end, out, &experts, why);
+    return err ? err : mlxd_layers_check_extras(file, c, first, end, why);
 }
 
 mlxd_err mlxd_layers_read_size(const mlxd_checkpoint *file, const mlxd_config *c, uint32_t first,

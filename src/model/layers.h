@@ -42,7 +42,8 @@ mlxd_err mlxd_layers_open(mlxd_layers **out, const mlxd_layers_params *p,
                           mlxd_why *why) MLXD_MUST_CHECK;
 void mlxd_layers_close(mlxd_layers *l);
 
-/* Packed bytes that layers [first, end) would take, without loading them. */
+/* Packed bytes that layers [first, end) would take, without loading them. Refuses what
+ * mlxd_layers_open would for their tensors. */
 mlxd_err mlxd_layers_size(const mlxd_checkpoint *file, const mlxd_config *c, uint32_t first,
                           uint32_t end, uint64_t *out, mlxd_why *why) MLXD_MUST_CHECK;
 /* Those of them that are read for one token: of a layer's experts only as many as it uses. */

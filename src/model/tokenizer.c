@@ -40,6 +40,10 @@ mlxd_err mlxd_tokenizer_add_end(mlxd_tokenizer *t, int64_t id, mlxd_why *why) {
     return MLXD_OK;
 }
 
+bool mlxd_tokenizer_has_end(const mlxd_tokenizer *t) {
+    return t->n_ends > 0;
+}
+
 static bool has_control(const mlxd_tokenizer *t, const char *text) {
     int32_t id = mlxd_special_find(&t->added, mlxd_slice_str(text));
     return id >= 0 && mlxd_tokenizer_is_control(t, id);
@@ -90,9 +94,11 @@ mlxd_err mlxd_tokenizer_fit(mlxd_tokenizer *t, size_t rows, mlxd_why *why) {
     if (makes_beyond(t, rows))
         return mlxd_fail(why, MLXD_ERR_DATA, "the tokenizer has %zu tokens, the embedding %zu rows",
                          t->lexicon.count, rows);
-    if (t->bos >= (int64_t)rows || t->eos >= (int64_t)rows)
-        return mlxd_fail(why, MLXD_ERR_DATA, "bos is token %d, eos %d, the embedding has %zu rows",
-                         t->bos, t->eos, rows);
+    if (t->add_bos && t->bos >= (int64_t)rows)
+        return mlxd_fail(why, MLXD_ERR_DATA, "a text is to begin with token %d of %zu", t->bos,
+                         rows);
+    t->bos = t->bos < (int64_t)rows ? t->bos : -1;
+    t->eos = t->eos < (int64_t)rows ? t->eos : -1;
     t->lexicon.count = rows;
     mlxd_special_cut(&t->added, (int32_t)rows);
     mlxd_special_cut(&t->normalized, (int32_t)rows);

@@ -72,10 +72,12 @@ void mlxd_tokenizer_close(mlxd_tokenizer *t);
 /* One id more that ends a turn. DATA when it is not in the vocabulary or there are too many. Only
  * before the tokenizer is shared. */
 mlxd_err mlxd_tokenizer_add_end(mlxd_tokenizer *t, int64_t id, mlxd_why *why) MLXD_MUST_CHECK;
+bool mlxd_tokenizer_has_end(const mlxd_tokenizer *t); /* does any token end a turn? */
 /* The model embeds `rows` ids. A larger number than the vocabulary is padding: nothing to be done
  * but to mask the logits from mlxd_tokenizer_vocab on. With a smaller one (Gemma 3's text models
- * lack the image token) added tokens from there on are taken out, their text stays text; DATA when
- * that would not do, because merges make such an id. Only before the tokenizer is shared. */
+ * lack the image token) added tokens from there on are taken out, BOS and ends among them, and
+ * their text stays text; DATA when that would not do, because merges make such an id or each text
+ * is to begin with it. Only before the tokenizer is shared. */
 mlxd_err mlxd_tokenizer_fit(mlxd_tokenizer *t, size_t rows, mlxd_why *why) MLXD_MUST_CHECK;
 
 /* The highest id plus one. */

@@ -37,6 +37,25 @@ static mlxd_err read_document(mlxd_host *h, const char *name,
     return err ? mlxd_fail_in(why, err, "%s", name) : MLXD_OK;
 }
 
+/* Ends that the model cannot say are left out, unless there are no others: a file that was made for
+ * a larger vocabulary names some. */
+static mlxd_err add_ends(mlxd_host *h, mlxd_why *why) {
+    const size_t vocab = mlxd_tokenizer_vocab(h->tokenizer);
+    int32_t beyond = -1;
+    mlxd_err err = MLXD_OK;
+    for (size_t i = 0; i < h->defaults.n_ends && !err; i++) {
+        int32_t id = h->defaults.ends[i];
+        if ((size_t)id >= vocab)
+            beyond = id;
+        else
+            err = mlxd_tokenizer_add_end(h->tokenizer, id, why);
+    }
+    if (!err && beyond >= 0 && !mlxd_tokenizer_has_end(h->tokenizer))
+        err = mlxd_fail(why, MLXD_ERR_DATA, "end-of-turn token %d of a vocabulary of %zu, no other",
+                        (int)beyond, vocab);
+    return err ? mlxd_fail_in(why, err, "eos_token_id") : MLXD_OK;
+}
+
 /* How the model is sampled, and when its turns end. */
 static mlxd_err read_defaults(mlxd_host *h, mlxd_why *why) {
     const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
@@ -45,11 +64,8 @@ static mlxd_err read_defaults(mlxd_host *h, mlxd_why *why) {
         err = read_document(h, "generation_config.json", mlxd_generation_config_read_json, why);
     if (!err)
         err = read_document(h, "config.json", mlxd_generation_config_read_ends, why);
-    for (size_t i = 0; i < h->defaults.n_ends && !err; i++) {
-        err = mlxd_tokenizer_add_end(h->tokenizer, h->defaults.ends[i], why);
-        if (err)
-            err = mlxd_fail_in(why, err, "eos_token_id");
-    }
+    if (!err)
+        err = add_ends(h, why);
     return err ? mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint)) : MLXD_OK;
 }
 
@@ -66,17 +82,33 @@ static mlxd_err read_reasoning(mlxd_host *h, const char *name, mlxd_why *why) {
                      name);
 }
 
+static mlxd_slice document(const mlxd_host *h, const char *name) {
+    return mlxd_checkpoint_document(h->checkpoint, name);
+}
+
 static mlxd_err open_tokenizer(mlxd_host *h, mlxd_why *why) {
     const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
     if (g)
         return mlxd_tokenizer_open(&h->tokenizer, g, why);
-    mlxd_tokenizer_files files = {
-        .tokenizer = mlxd_checkpoint_document(h->checkpoint, "tokenizer.json"),
-        .config = mlxd_checkpoint_document(h->checkpoint, "tokenizer_config.json"),
-        .special_map = mlxd_checkpoint_document(h->checkpoint, "special_tokens_map.json")};
+    mlxd_tokenizer_files files = {.tokenizer = document(h, "tokenizer.json"),
+                                  .config = document(h, "tokenizer_config.json"),
+                                  .special_map = document(h, "special_tokens_map.json")};
     if (files.tokenizer.len == 0)
-        return mlxd_fail(why, MLXD_ERR_DATA, "tokenizer.json is missing");
+        return mlxd_fail(why, MLXD_ERR_DATA,
+                         "tokenizer.json is missing (tokenizer.model, tekken.json, and vocab.json "
+                         "with merges.txt are not read)");
     return mlxd_tokenizer_open_json(&h->tokenizer, &files, why);
+}
+
+static mlxd_err open_chat(mlxd_host *h, mlxd_why *why) {
+    const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
+    if (g)
+        return mlxd_chat_open_gguf(&h->chat, g, h->tokenizer, why);
+    mlxd_chat_files files = {.jinja = document(h, "chat_template.jinja"),
+                             .config = document(h, "tokenizer_config.json"),
+                             .special_map = document(h, "special_tokens_map.json"),
+                             .processor = document(h, "chat_template.json")};
+    return mlxd_chat_open_files(&h->chat, &files, why);
 }
 
 static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
@@ -86,11 +118,7 @@ static mlxd_err open_text(mlxd_host *h, const char *reasoning, mlxd_why *why) {
     if (err)
         return mlxd_fail_in(why, err, "%s", mlxd_checkpoint_path(h->checkpoint));
     /* Without a template that works the model still answers raw prompts. */
-    const mlxd_gguf *g = mlxd_checkpoint_gguf(h->checkpoint);
-    err = g ? mlxd_chat_open_gguf(&h->chat, g, h->tokenizer, &h->chat_why)
-            : mlxd_chat_open_files(
-                  &h->chat, mlxd_checkpoint_document(h->checkpoint, "chat_template.jinja"),
-                  mlxd_checkpoint_document(h->checkpoint, "tokenizer_config.json"), &h->chat_why);
+    err = open_chat(h, &h->chat_why);
     if (err == MLXD_ERR_NOMEM)
         return mlxd_fail(why, err, "%s: %s", mlxd_checkpoint_path(h->checkpoint), h->chat_why.text);
     err = read_defaults(h, why);

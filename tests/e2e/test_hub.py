@@ -276,7 +276,8 @@ def test_rm_refuses_while_pulling(cache, hub):
 def test_two_pulls_at_once(cache, hub):
     go = threading.Event()
     hub.add("org/name", GGUF_REPO)
-    hub.faults.append(Fault("blob", hub_server.stall(MiB, go)))
+    large = hub_server.File(GGUF_REPO["m-Q8_0-00001-of-00002.gguf"]).sha256
+    hub.faults.append(Fault("blob", hub_server.stall(MiB, go), path=large))
     first = cache.start("org/name:Q8_0")
     harness.until(lambda: len(hub.requests("blob")) == 2, "the first one fetches")
     second = cache.start("org/name:Q8_0", "--json")

@@ -197,9 +197,10 @@ static void real_model_equals_transformers(void **state) {
 
 static mlxd_err open_files(mlxd_chat **c, const char *jinja, const char *config, mlxd_why *why) {
     mlxd_slice none = {0};
+    mlxd_chat_files files = {.jinja = jinja ? mlxd_slice_str(jinja) : none,
+                             .config = config ? mlxd_slice_str(config) : none};
     *why = (mlxd_why){{0}};
-    return mlxd_chat_open_files(c, jinja ? mlxd_slice_str(jinja) : none,
-                                config ? mlxd_slice_str(config) : none, why);
+    return mlxd_chat_open_files(c, &files, why);
 }
 
 static mlxd_json_doc *parse(const char *text) {
@@ -266,6 +267,31 @@ static void from_files(void **state) {
     assert_int_equal(open_files(&c, "alone", NULL, &why), MLXD_OK);
     expect_json(c, USER, NULL, "alone");
     mlxd_chat_close(c);
+}
+
+/* Repositories of models that also see have the template in a file of its own, as JSON. */
+static void from_files_of_processors(void **state) {
+    (void)state;
+    mlxd_chat *c;
+    mlxd_why why = {{0}};
+    mlxd_chat_files files = {
+        .config = mlxd_slice_str("{\"bos_token\":\"<b>\",\"chat_template\":null}"),
+        .special_map =
+            mlxd_slice_str("{\"bos_token\":\"<x>\",\"eos_token\":{\"content\":\"<e>\"}}"),
+        .processor = mlxd_slice_str("{\"chat_template\":\"{{ bos_token }}p{{ eos_token }}\"}")};
+    if (mlxd_chat_open_files(&c, &files, &why))
+        fail_msg("%s", why.text);
+    expect_json(c, USER, NULL, "<b>p<e>");
+    mlxd_chat_close(c);
+    files.config = mlxd_slice_str("{\"chat_template\":\"mine\"}");
+    assert_int_equal(mlxd_chat_open_files(&c, &files, &why), MLXD_OK);
+    expect_json(c, USER, NULL, "mine");
+    mlxd_chat_close(c);
+    files.config = (mlxd_slice){0};
+    files.processor = mlxd_slice_str("{\"chat_template\":7}");
+    assert_int_equal(mlxd_chat_open_files(&c, &files, &why), MLXD_ERR_DATA);
+    assert_string_equal(why.text, "chat_template.json: chat_template: expected a string or a list, "
+                                  "got integer");
 }
 
 static void no_template_or_a_bad_one(void **state) {
@@ -534,6 +560,7 @@ int main(void) {
         cmocka_unit_test(real_model_equals_transformers),
         cmocka_unit_test(from_gguf),
         cmocka_unit_test(from_files),
+        cmocka_unit_test(from_files_of_processors),
         cmocka_unit_test(no_template_or_a_bad_one),
         cmocka_unit_test(messages_in_the_form_a_template_takes),
         cmocka_unit_test(roles_and_reasoning),

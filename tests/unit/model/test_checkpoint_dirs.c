@@ -394,7 +394,7 @@ static void hostile_indices(void **state) {
     refused(dir, MLXD_ERR_DATA, "index.json: offset 1");
     put_text(in(dir, "model.safetensors.index.json"),
              "{\"weight_map\":{\"t\":\"gone.safetensors\"}}");
-    refused(dir, MLXD_ERR_NOTFOUND, "gone.safetensors: cannot open");
+    refused(dir, MLXD_ERR_NOTFOUND, "gone.safetensors is missing, of the ");
     mlxd_buf many;
     mlxd_buf_init(&many, 0);
     mlxd_buf_add_str(&many, "{\"weight_map\":{\"t\":\"x.safetensors\"");
@@ -546,7 +546,8 @@ static void metadata_and_identity(void **state) {
     uint8_t before[MLXD_SHA256_BYTES], after[MLXD_SHA256_BYTES];
     static const char *const documents[] = {
         "config.json",           "generation_config.json",  "tokenizer.json",
-        "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"};
+        "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+        "chat_template.json"};
     (void)state;
     const char *dir = new_model("{}");
     put_safetensors(in(dir, "model.safetensors"), one, 4);

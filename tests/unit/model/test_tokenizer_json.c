@@ -491,6 +491,32 @@ static void more_tokens_than_rows(void **state) {
     mlxd_tokenizer_close(t);
 }
 
+/* A model whose rows end before the tokens that its tokenizer calls BOS and EOS. */
+static void bos_and_eos_beyond_the_rows(void **state) {
+    (void)state;
+    static const char added[] = FILE_OF(",{\"id\":10,\"content\":\"<bos>\",\"special\":true},"
+                                        "{\"id\":11,\"content\":\"<eos>\",\"special\":true}",
+                                        "");
+    mlxd_tokenizer *t;
+    mlxd_why why = {{0}};
+    mlxd_err err =
+        open_texts(&t, added, "{\"bos_token\":\"<bos>\",\"eos_token\":\"<eos>\"}", NULL, &why);
+    if (err)
+        fail_msg("%s", why.text);
+    assert_true(mlxd_tokenizer_bos(t) == 10 && mlxd_tokenizer_is_end(t, 11));
+    assert_int_equal(mlxd_tokenizer_fit(t, 10, &why), MLXD_OK);
+    assert_true(mlxd_tokenizer_bos(t) == -1 && mlxd_tokenizer_eos(t) == -1);
+    assert_true(mlxd_tokenizer_has_end(t)); /* </s> is one by its name */
+    assert_false(mlxd_tokenizer_is_end(t, 11));
+    mlxd_tokenizer_close(t);
+    assert_int_equal(
+        open_texts(&t, added, "{\"bos_token\":\"<bos>\",\"add_bos_token\":true}", NULL, &why),
+        MLXD_OK);
+    assert_int_equal(mlxd_tokenizer_fit(t, 10, &why), MLXD_ERR_DATA);
+    assert_string_equal(why.text, "a text is to begin with token 10 of 10");
+    mlxd_tokenizer_close(t);
+}
+
 /* ---- files that must be refused ---- */
 
 static void refuse(const char *text, const char *config, mlxd_err expected, const char *part) {
@@ -696,6 +722,7 @@ int main(void) {
         cmocka_unit_test(flags_of_added_tokens),
         cmocka_unit_test(parts_that_are_not_trusted),
         cmocka_unit_test(more_tokens_than_rows),
+        cmocka_unit_test(bos_and_eos_beyond_the_rows),
         cmocka_unit_test(unknown_parts_are_refused_by_name),
         cmocka_unit_test(malformed_files_are_refused),
         cmocka_unit_test(where_bos_and_eos_come_from),
