@@ -36,8 +36,7 @@
 #define ROWS MLXD_PANEL_ROWS
 #define GROUP MLXD_GROUP
 #define TILE MLXD_TILE
-#define SOME 4     /* tokens that share what is loaded */
-#define FEW 8      /* fewer tokens have weights unpacked in registers */
+#define SOME 4     /* tokens that share what is loaded, at most */
 #define AHEAD 2048 /* bytes that are prefetched ahead: twice the speed from DRAM */
 #define MAGIC 0x1.8p23f
 #define MAGIC_BITS 0x4b400000
@@ -231,6 +230,85 @@ MLXD_INLINE void add_group(const mlxd_kind kind, const bool bytes, const int tok
         add_part(kind, bytes, 1, tokens, p, s, z, acc);
 }
 
+/* ---- the same for n tokens, a multiple of 4, once q is bytes; kinds with the same arithmetic then
+ * share a function, since these take long to compile ---- */
+
+typedef void add_fn(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                    mlxd_avx2_pair *acc);
+
+MLXD_INLINE void add_bytes(const mlxd_kind kind, const uint8_t *q, const scales *s, mlxd_quants z,
+                           size_t n, mlxd_avx2_pair *acc) {
+    for (size_t t = 0; t < n; t += 4)
+        add_group(kind, true, 4, q, s, mlxd_quants_skip(z, t), acc + t);
+}
+
+static void add_symmetric_4(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                            mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_SYMMETRIC_4, q, s, z, n, acc);
+}
+
+static void add_symmetric_5(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                            mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_SYMMETRIC_5, q, s, z, n, acc);
+}
+
+static void add_symmetric_8(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                            mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_SYMMETRIC_8, q, s, z, n, acc);
+}
+
+static void add_affine_4(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                         mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_AFFINE_4, q, s, z, n, acc);
+}
+
+static void add_affine_5(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                         mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_AFFINE_5, q, s, z, n, acc);
+}
+
+static void add_affine_6(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                         mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_AFFINE_6, q, s, z, n, acc);
+}
+
+static void add_affine_8(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                         mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_AFFINE_8, q, s, z, n, acc);
+}
+
+static void add_halves_fp4(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                           mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_HALVES_FP4, q, s, z, n, acc);
+}
+
+static void add_nested_2(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                         mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_NESTED_2, q, s, z, n, acc);
+}
+
+static void add_nested_3(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                         mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_NESTED_3, q, s, z, n, acc);
+}
+
+static void add_nested_6(const uint8_t *q, const scales *s, mlxd_quants z, size_t n,
+                         mlxd_avx2_pair *acc) {
+    add_bytes(MLXD_KIND_NESTED_6, q, s, z, n, acc);
+}
+
+static add_fn *const adds[MLXD_KIND_COUNT] = {
+    [MLXD_KIND_SYMMETRIC_4] = add_symmetric_4, [MLXD_KIND_SYMMETRIC_5] = add_symmetric_5,
+    [MLXD_KIND_SYMMETRIC_8] = add_symmetric_8, [MLXD_KIND_AFFINE_2] = add_affine_4,
+    [MLXD_KIND_AFFINE_3] = add_affine_4,       [MLXD_KIND_AFFINE_4] = add_affine_4,
+    [MLXD_KIND_AFFINE_5] = add_affine_5,       [MLXD_KIND_AFFINE_6] = add_affine_6,
+    [MLXD_KIND_AFFINE_8] = add_affine_8,       [MLXD_KIND_BOOK_IQ4] = add_symmetric_8,
+    [MLXD_KIND_BOOK_FP4] = add_symmetric_5,    [MLXD_KIND_HALVES_FP4] = add_halves_fp4,
+    [MLXD_KIND_NESTED_2] = add_nested_2,       [MLXD_KIND_NESTED_3] = add_nested_3,
+    [MLXD_KIND_NESTED_4] = add_affine_4,       [MLXD_KIND_NESTED_5] = add_affine_5,
+    [MLXD_KIND_NESTED_6] = add_nested_6,       [MLXD_KIND_NESTED_IQ4] = add_symmetric_8,
+};
+
 /* ---- a panel times some tokens ---- */
 
 /* A group's payload and, with the first of a block, what is behind the payloads of that block. */
@@ -279,19 +357,25 @@ MLXD_INLINE void run_fours(const mlxd_kind kind, const mlxd_matrix *w, const uin
             const uint8_t *q = unpack(kind, p + g * payload, room);
             scales s = scales_of(kind, &block, p + share * payload, g);
             prefetch(kind, w, p, g);
-            for (size_t t = 0; t < n; t += 4)
-                add_group(kind, true, 4, q, &s, mlxd_quants_skip(z, t), acc + t);
+            adds[kind](q, &s, z, n, acc);
         }
     }
 }
 
 /* ---- the product ---- */
 
+/* Fewer tokens have weights unpacked in registers. Only kinds that are unpacked by a shift and a
+ * mask, or not at all, gain from it with four and more. */
+MLXD_INLINE size_t few(const mlxd_kind kind) {
+    const mlxd_facts f = mlxd_kind_facts(kind);
+    return f.stored % 4 == 0 && f.book == MLXD_BOOK_NONE ? 8 : 4;
+}
+
 /* A panel times a tile. */
 MLXD_INLINE void run_tile(const mlxd_kind kind, const mlxd_matrix *w, const uint8_t *p,
                           mlxd_quants z, size_t n, mlxd_avx2_pair acc[TILE]) {
     size_t t = 0;
-    if (n >= FEW) {
+    if (n >= few(kind)) {
         t = n / 4 * 4;
         run_fours(kind, w, p, z, n, t, acc);
     } else if (n >= 4) {
