@@ -78,7 +78,7 @@ static void nest_q3(const uint8_t *b, nest *n) {
     const uint8_t *s = b + 96;
     for (unsigned i = 0; i < PARTS; i++) {
         unsigned low = i < 8 ? s[i] & 15 : s[i - 8] >> 4;
-        n->s[i] = (uint8_t)((low | (s[8 + i % 4] >> i / 4 * 2 & 3u) << 4) - 32);
+        n->s[i] = (uint8_t)((low | ((unsigned)s[8 + i % 4] >> i / 4 * 2 & 3u) << 4) - 32);
     }
     memcpy(n->d, b + 108, 2);
 }
@@ -105,7 +105,7 @@ static void nest_iq4(const uint8_t *b, nest *n) {
     unsigned high = b[2] | (unsigned)b[3] << 8;
     memcpy(n->d, b, 2);
     for (unsigned i = 0; i < GROUPS; i++) {
-        unsigned low = b[4 + i / 2] >> i % 2 * 4 & 15u;
+        unsigned low = (unsigned)b[4 + i / 2] >> i % 2 * 4 & 15u;
         n->s[i] = (uint8_t)((low | (high >> 2 * i & 3) << 4) - 32);
     }
 }
