@@ -167,16 +167,6 @@ static mlxd_err take_chunk(mlxd_pull *p, mlxd_why *why) {
     return err;
 }
 
-static uint64_t missing_bytes(const mlxd_replica *r, const mlxd_span *wanted, size_t n) {
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < n; i++) {
-        mlxd_span rest = wanted[i], gap;
-        for (; mlxd_replica_gap(r, &rest, &gap); rest.begin = gap.end)
-            bytes += gap.end - gap.begin;
-    }
-    return bytes;
-}
-
 mlxd_err mlxd_pull_run(mlxd_pull *p, mlxd_replica *r, const mlxd_span *wanted, size_t n,
                        _Atomic uint64_t *received, mlxd_why *why) {
     MLXD_ASSERT(p->n_asked == 0);
@@ -186,7 +176,7 @@ mlxd_err mlxd_pull_run(mlxd_pull *p, mlxd_replica *r, const mlxd_span *wanted, s
     p->next = 0;
     p->at = p->done = 0;
     p->synced_ns = mlxd_clock_now_ns();
-    p->total = missing_bytes(r, wanted, n);
+    p->total = mlxd_replica_missing(r, wanted, n);
     mlxd_err err = MLXD_OK;
     for (;;) {
         err = fill_window(p, why);

@@ -66,21 +66,12 @@ void mlxd_worker_fetched(void *ctx, uint64_t done, uint64_t total) {
 
 /* ---- fetching ---- */
 
-static uint64_t missing_bytes(const mlxd_worker *w, const mlxd_spans *wanted) {
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < wanted->count; i++) {
-        mlxd_span rest = wanted->items[i], gap;
-        for (; mlxd_replica_gap(w->replica, &rest, &gap); rest.begin = gap.end)
-            bytes += gap.end - gap.begin;
-    }
-    return bytes;
-}
-
 /* Fetches what the replica lacks of `wanted`; `what` is for the log. */
 static mlxd_err fetch(mlxd_worker_link *l, const mlxd_spans *wanted, const char *what,
                       mlxd_why *why) {
     mlxd_worker *w = l->worker;
-    uint64_t bytes = missing_bytes(w, wanted), t0 = mlxd_clock_now_ns();
+    uint64_t bytes = mlxd_replica_missing(w->replica, wanted->items, wanted->count),
+             t0 = mlxd_clock_now_ns();
     if (bytes == 0)
         return MLXD_OK;
     mlxd_err err = mlxd_shelf_make_room(w->shards, mlxd_replica_name(w->replica), bytes,
@@ -95,7 +86,7 @@ static mlxd_err fetch(mlxd_worker_link *l, const mlxd_spans *wanted, const char 
     atomic_store(&w->fetching, true);
     err = mlxd_pull_run(l->pull, w->replica, wanted->items, wanted->count, &w->received, why);
     atomic_store(&w->fetching, false);
-    uint64_t left = missing_bytes(w, wanted);
+    uint64_t left = mlxd_replica_missing(w->replica, wanted->items, wanted->count);
     mlxd_log(err ? MLXD_LOG_WARN : MLXD_LOG_INFO, "worker",
              "downloaded %llu of %llu bytes of %s in %.2f s%s%s",
              (unsigned long long)(bytes - left), (unsigned long long)bytes, what,
@@ -214,7 +205,8 @@ static mlxd_err fetch_heads(mlxd_worker_link *l, mlxd_why *why) {
         if (!mlxd_spans_add(&heads, &head))
             err = mlxd_fail(why, MLXD_ERR_NOMEM, "out of memory");
     }
-    bool there = !err && missing_bytes(w, &heads) == 0; /* and checked, when it was opened */
+    bool there = !err && mlxd_replica_missing(w->replica, heads.items, heads.count) ==
+                             0; /* and checked, when it was opened */
     if (!err && !there)
         err = fetch(l, &heads, "the model's description", why);
     if (!err && !there)

@@ -383,6 +383,16 @@ bool mlxd_replica_gap(const mlxd_replica *r, const mlxd_span *wanted, mlxd_span 
     return mlxd_spans_gap(&r->have, wanted, out);
 }
 
+uint64_t mlxd_replica_missing(const mlxd_replica *r, const mlxd_span *wanted, size_t n) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < n; i++) {
+        mlxd_span rest = wanted[i], gap;
+        for (; mlxd_replica_gap(r, &rest, &gap); rest.begin = gap.end)
+            bytes += gap.end - gap.begin;
+    }
+    return bytes;
+}
+
 uint64_t mlxd_replica_bytes(const mlxd_replica *r) {
     return mlxd_spans_bytes(&r->have);
 }

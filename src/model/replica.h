@@ -71,6 +71,8 @@ const mlxd_replica_spec *mlxd_replica_get_spec(const mlxd_replica *r);
 
 /* The first piece of `wanted` that is not there; false: all of it is. */
 bool mlxd_replica_gap(const mlxd_replica *r, const mlxd_span *wanted, mlxd_span *out);
+/* Bytes of n spans that are not there. */
+uint64_t mlxd_replica_missing(const mlxd_replica *r, const mlxd_span *wanted, size_t n);
 /* Bytes that are there. */
 uint64_t mlxd_replica_bytes(const mlxd_replica *r);
 
